@@ -1,0 +1,144 @@
+"""The only place that starts Ray, and `map`: a pure function over items, with progress.
+
+An embedded Ray is the default; RAY_ADDRESS or `cluster.address` joins one that runs. Sessions nest: a stage may open
+one inside another's, and only the outermost closes what it started.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from mmray import progress
+from mmray.config import Cluster
+from mmray.errors import ResourceError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# set before anything imports ray; a user's own value wins
+_ENVIRONMENT = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # our own bar counts recordings, not blocks
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+}
+
+
+@contextmanager
+def session(config: Cluster, *, dashboard: bool = False) -> Iterator[None]:
+    """Ray for the block: the one already here, the one at the address, or an embedded one that ends with it.
+
+    Raises:
+        ResourceError: there is nothing at the address, or the embedded Ray cannot start.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    if address:
+        try:
+            ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+            raise ResourceError(
+                f"cluster: no Ray answers at {address}: {error}; start one with `ray start --head`, "
+                "or unset RAY_ADDRESS and cluster.address for an embedded one"
+            ) from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+        return
+    # a short path: Ray's sockets live under it and AF_UNIX allows 107 bytes
+    folder = tempfile.mkdtemp(prefix="mmray-")
+    # Ray's own ports face every interface: a token known to this process tree alone guards them, and no file holds it.
+    # RAY_AUTH_MODE stays unset: ray.init then turns token authentication on itself, also where ray was imported before.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    try:
+        ray.init(
+            address="local",
+            num_cpus=config.num_cpus or max(4, os.cpu_count() or 1),
+            include_dashboard=dashboard,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+            _temp_dir=folder,
+        )
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise ResourceError(f"cluster: the embedded Ray did not start: {error}; see `mmray doctor`") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def limit_threads(cpus: float) -> None:
+    """Hold this process's native thread pools to its share of the machine; call it at the top of a task."""
+    threads = max(1, int(cpus))
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(threads)
+
+
+def map(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    label: str,
+    cpus: float = 1.0,
+    memory_bytes: int | None = None,
+) -> Iterator[Result]:
+    """Run a pure function over items on the session's cluster; results come in the items' order.
+
+    A task whose worker dies is run again. The number in flight is bounded, so neither items nor results pile up.
+
+    Args:
+        function: picklable, without side effects that a second run would double.
+        items: small; large inputs belong in files.
+        label: what the progress bar says.
+        cpus: share of the cluster one item takes, and its thread count.
+        memory_bytes: memory one item takes, where that decides how many fit on a node.
+
+    Raises:
+        Whatever `function` raised, as its own type.
+    """
+    import ray
+
+    def run(item: Item) -> Result:
+        limit_threads(cpus)
+        return function(item)
+
+    options: dict[str, Any] = {"num_cpus": cpus, "max_retries": 3}
+    if memory_bytes is not None:
+        options["memory"] = memory_bytes
+    task = ray.remote(run).options(**options)
+    todo = list(items)
+    in_flight = max(2, int(2 * ray.cluster_resources().get("CPU", 1) / cpus))
+    with progress.bar(label, len(todo)) as advance:
+        waiting: dict[int, Any] = {}
+        submitted = 0
+        for position in range(len(todo)):
+            while submitted < len(todo) and submitted < position + in_flight:
+                waiting[submitted] = task.remote(todo[submitted])
+                submitted += 1
+            try:
+                result: Result = ray.get(waiting.pop(position))
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None
+            advance()
+            yield result

@@ -1,0 +1,1 @@
+"""Node features to graphs: pure functions."""

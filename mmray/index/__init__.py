@@ -1,0 +1,1 @@
+"""Versioned vector indexes: build, publish, open."""

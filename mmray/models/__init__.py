@@ -1,0 +1,1 @@
+"""Graph networks: layers, the encoder with cross-modal attention, the rivals."""

@@ -1,0 +1,1 @@
+"""Which recordings exist, how their signals are read, and how subjects are split."""

@@ -1,0 +1,1 @@
+"""Retrieval as an endpoint on Ray Serve."""

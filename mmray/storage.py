@@ -1,0 +1,153 @@
+"""A workspace: a local folder or an object-store URI, with artefacts that appear whole or not at all.
+
+On a local disk an artefact is written beside its place, synced and renamed; an object store's put is atomic already.
+A group of files is published by writing its manifest last.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import uuid
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from mmray.errors import WorkspaceError
+
+_PARTIAL = ".partial-"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Files under one root. Paths are relative, with forward slashes."""
+
+    root: str
+
+    @cached_property
+    def _place(self) -> tuple[pafs.FileSystem, str]:
+        try:
+            if is_uri(self.root):
+                filesystem, path = pafs.FileSystem.from_uri(self.root)
+                return filesystem, path
+            return pafs.LocalFileSystem(), str(Path(self.root).expanduser().absolute())
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise WorkspaceError(f"workspace {self.root}: not a folder or a known URI: {error}") from error
+
+    @property
+    def filesystem(self) -> pafs.FileSystem:
+        """The pyarrow filesystem that `path` is a path of; Ray Train and Ray Data take it as it is."""
+        return self._place[0]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether files can be memory-mapped in place."""
+        return isinstance(self.filesystem, pafs.LocalFileSystem)
+
+    def path(self, *parts: str) -> str:
+        """Full path inside `filesystem`."""
+        return "/".join([self._place[1].rstrip("/"), *parts])
+
+    def exists(self, *parts: str) -> bool:
+        """Whether a file or folder is there."""
+        return bool(self.filesystem.get_file_info(self.path(*parts)).type != pafs.FileType.NotFound)
+
+    def names(self, *parts: str) -> list[str]:
+        """Names directly inside a folder, sorted, without half-written files; empty where there is no folder."""
+        selector = pafs.FileSelector(self.path(*parts), allow_not_found=True)
+        names = (info.base_name for info in self.filesystem.get_file_info(selector))
+        return sorted(name for name in names if not name.startswith(_PARTIAL))
+
+    def read_bytes(self, *parts: str) -> bytes:
+        """A file's bytes. Raises WorkspaceError where there is none."""
+        try:
+            with self.filesystem.open_input_stream(self.path(*parts)) as stream:
+                return bytes(stream.read())
+        except FileNotFoundError:
+            raise WorkspaceError(f"workspace {self.root}: {'/'.join(parts)} is not there") from None
+        except OSError as error:
+            raise WorkspaceError(f"workspace {self.root}: cannot read {'/'.join(parts)}: {error}") from error
+
+    def read_json(self, *parts: str) -> Any:
+        """A JSON file's content."""
+        try:
+            return json.loads(self.read_bytes(*parts))
+        except ValueError as error:
+            raise WorkspaceError(f"workspace {self.root}: {'/'.join(parts)} is not JSON: {error}") from error
+
+    def read_table(self, *parts: str, columns: list[str] | None = None) -> pa.Table:
+        """A Parquet file as a table."""
+        try:
+            return pq.read_table(self.path(*parts), filesystem=self.filesystem, columns=columns, partitioning=None)
+        except FileNotFoundError:
+            raise WorkspaceError(f"workspace {self.root}: {'/'.join(parts)} is not there") from None
+        except (OSError, pa.ArrowException) as error:
+            raise WorkspaceError(f"workspace {self.root}: cannot read {'/'.join(parts)}: {error}") from error
+
+    def write_bytes(self, data: bytes, *parts: str) -> None:
+        """Publish a file atomically, replacing what was there.
+
+        Raises:
+            WorkspaceError: the disk is full, read-only or not ours; nothing half-written is left.
+        """
+        target = self.path(*parts)
+        folder, _, name = target.rpartition("/")
+        try:
+            if not self.is_local:
+                with self.filesystem.open_output_stream(target) as stream:
+                    stream.write(data)
+                return
+            os.makedirs(folder, exist_ok=True)
+            partial = f"{folder}/{_PARTIAL}{uuid.uuid4().hex}-{name}"
+            try:
+                with open(partial, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(partial, target)
+            except BaseException:
+                Path(partial).unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            raise WorkspaceError(
+                f"workspace {self.root}: cannot write {'/'.join(parts)}: {error.strerror or error}; "
+                "free space or choose another --workspace"
+            ) from error
+
+    def write_text(self, text: str, *parts: str) -> None:
+        """Publish a UTF-8 text file atomically."""
+        self.write_bytes(text.encode(), *parts)
+
+    def write_json(self, value: Any, *parts: str) -> None:
+        """Publish a JSON file atomically."""
+        self.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", *parts)
+
+    def write_table(self, table: pa.Table, *parts: str) -> None:
+        """Publish a Parquet file atomically."""
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd")
+        self.write_bytes(buffer.getvalue(), *parts)
+
+    def delete(self, *parts: str) -> None:
+        """Remove a file; nothing happens where there is none."""
+        if self.exists(*parts):
+            self.filesystem.delete_file(self.path(*parts))
+
+    def delete_partials(self, *parts: str) -> None:
+        """Remove what a killed writer left in a folder."""
+        selector = pafs.FileSelector(self.path(*parts), allow_not_found=True, recursive=True)
+        for info in self.filesystem.get_file_info(selector):
+            if info.base_name.startswith(_PARTIAL):
+                self.filesystem.delete_file(info.path)
+
+
+def is_uri(text: str) -> bool:
+    """Whether a path names an object store (s3://, gs://, file://) and not a local folder."""
+    return len(urlparse(text).scheme) > 1

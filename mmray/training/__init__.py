@@ -1,0 +1,1 @@
+"""Losses, the loop (no Ray inside), and Ray Train around it."""
