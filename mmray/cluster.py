@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -49,6 +50,7 @@ def session(config: Cluster, *, dashboard: bool = False) -> Iterator[None]:
     address = config.address or os.environ.get("RAY_ADDRESS")
     if address:
         try:
+            _knock(address)
             ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             raise ResourceError(
@@ -83,6 +85,13 @@ def session(config: Cluster, *, dashboard: bool = False) -> Iterator[None]:
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens: Ray's own client ends the whole process there."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "://" not in address:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def limit_threads(cpus: float) -> None:

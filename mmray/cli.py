@@ -1,0 +1,230 @@
+"""`mmray <verb>`: read a config, call the stage's one function, print what it made, exit with its code.
+
+Nothing heavy is imported until a verb runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import typer
+
+from mmray.config import Config
+from mmray.config import load as load_config
+from mmray.errors import ConfigError, MmrayError
+
+app = typer.Typer(
+    help="Paired EEG and voice to graphs, leak-proof cross-modal retrieval, and a served endpoint, on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", "-c", help="YAML of the experiment; see jobs/configs.", show_default=False)
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override one setting; repeatable.")
+]
+WorkspaceRoot = Annotated[
+    str | None, typer.Option("--workspace", help="Folder or object-store URI of every artefact.", show_default=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+
+
+@app.command()
+def recordings(
+    study: Annotated[Literal["modma", "feis", "manifest", "synthetic"] | None, typer.Option(help="Layout.")] = None,
+    root: Annotated[str | None, typer.Option(help="Folder of the study, or the manifest file.")] = None,
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    workspace: WorkspaceRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find which recordings exist and write recordings.parquet."""
+    extra = [*_setting("study.kind", study), *_setting("study.root", root)]
+    config = _resolve(config_file, overrides, workspace, extra)
+    from mmray.recordings import catalogue, synthetic
+
+    if config.study.kind == "synthetic":
+        synthetic.generate(config.study.root, config.synth, config.seed, config.cluster)
+    _show(catalogue.catalogue(config), as_json)
+
+
+@app.command()
+def synth(
+    out: Annotated[str, typer.Argument(help="Folder to write, in MODMA's layout.")],
+    subjects: Annotated[int | None, typer.Option(help="People.")] = None,
+    eeg_seconds: Annotated[float | None, typer.Option(help="Rest EEG a person, s.")] = None,
+    clips: Annotated[int | None, typer.Option(help="Voice clips a person.")] = None,
+    coupling: Annotated[float | None, typer.Option(help="What the modalities share, 0 to 1.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same bytes.")] = None,
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Generate a synthetic study with a known truth."""
+    extra = [
+        *_setting("synth.subjects", subjects),
+        *_setting("synth.eeg_seconds", eeg_seconds),
+        *_setting("synth.clips", clips),
+        *_setting("synth.coupling", coupling),
+        *_setting("seed", seed),
+    ]
+    config = _resolve(config_file, overrides, None, extra)
+    from mmray.recordings import synthetic
+
+    _show(synthetic.generate(out, config.synth, config.seed, config.cluster), as_json)
+
+
+@app.command()
+def prepare(
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when a recording was quarantined.")] = False,
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    workspace: WorkspaceRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Turn recordings into segment graphs on Ray Data."""
+    config = _resolve(config_file, overrides, workspace)
+    from mmray.features import pipeline
+
+    _show(pipeline.prepare(config, strict=strict), as_json)
+
+
+@app.command()
+def split(
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    workspace: WorkspaceRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write subject-disjoint folds, once."""
+    config = _resolve(config_file, overrides, workspace)
+    from mmray.recordings import splits
+
+    _show(splits.write_split(config), as_json)
+
+
+@app.command()
+def train(
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    workspace: WorkspaceRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fit the model on one fold, evaluate it on unseen subjects, and write its report."""
+    config = _resolve(config_file, overrides, workspace)
+    from mmray.training import trainer
+
+    _show(trainer.train(config), as_json)
+
+
+@app.command()
+def index(
+    run: Annotated[str | None, typer.Option("--run", help="Run id; the newest finished run by default.")] = None,
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    workspace: WorkspaceRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Embed a run's recordings and publish a versioned vector index."""
+    config = _resolve(config_file, overrides, workspace)
+    from mmray.index import build
+
+    _show(build.build_index(config, run), as_json)
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="An EEG or audio file, or the id of a stored recording.")],
+    target: Annotated[Literal["eeg", "audio"], typer.Option(help="What to look for.")] = "audio",
+    top_k: Annotated[int, typer.Option(help="How many matches.")] = 10,
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    workspace: WorkspaceRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the recordings most like this one in the published index."""
+    config = _resolve(config_file, overrides, workspace)
+    from mmray.serving import retriever
+
+    _show(retriever.search(config, query, target, top_k), as_json)
+
+
+@app.command()
+def serve(
+    key: Annotated[
+        str | None, typer.Option(envvar="MMRAY_KEY", help="API key; one is made and printed when none is given.")
+    ] = None,
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    workspace: WorkspaceRoot = None,
+) -> None:
+    """Serve retrieval over HTTP until interrupted."""
+    config = _resolve(config_file, overrides, workspace)
+    from mmray.serving import app as endpoint
+
+    endpoint.serve(config, key)
+
+
+@app.command()
+def demo(
+    workspace: Annotated[str, typer.Option(help="Folder for the study and every artefact.")] = "mmray-demo",
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the whole path on a synthetic study, in minutes."""
+    from mmray import demo as walkthrough
+
+    _show(walkthrough.run(workspace, config_file, overrides or []), as_json)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check versions, cores, memory, GPU, Ray and disk, and say what is wrong."""
+    from mmray import doctor as checks
+
+    report = checks.examine()
+    _show(report, as_json)
+    raise typer.Exit(report.exit_code)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code; an expected error is one line on stderr, not a traceback."""
+    try:
+        app(args=arguments)
+    except MmrayError as error:
+        print(f"mmray: {error}", file=sys.stderr)
+        return error.exit_code
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 1
+    return 0
+
+
+def _setting(key: str, value: Any) -> list[str]:
+    return [] if value is None else [f"{key}={json.dumps(value)}"]
+
+
+def _resolve(
+    config_file: Path | None, overrides: list[str] | None, workspace: str | None, extra: list[str] | None = None
+) -> Config:
+    config = load_config(config_file, [*(extra or []), *_setting("workspace", workspace), *(overrides or [])])
+    if not config.workspace:
+        raise ConfigError("workspace is empty; give --workspace a folder or a URI")
+    return config
+
+
+def _show(summary: Any, as_json: bool) -> None:
+    """Print a stage's summary dataclass: its own rendering for people, its fields for machines."""
+    if as_json:
+        print(json.dumps(dataclasses.asdict(cast(Any, summary)), default=str, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    Console().print(summary.render(), soft_wrap=True, highlight=False)

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmray import config
+from mmray.errors import ConfigError
+
+CONFIGS = sorted((Path(__file__).parents[1] / "jobs" / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_a_shipped_config_loads_and_survives_the_round_trip(path: Path, tmp_path: Path) -> None:
+    first = config.load(path)
+    (tmp_path / "again.yaml").write_text(config.to_yaml(first), encoding="utf-8")
+    assert config.load(tmp_path / "again.yaml") == first
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("train.lerning_rate=1", "did you mean 'learning_rate'"),
+        ("trian.epochs=1", "did you mean 'train'"),
+        ("features.eeg.montag=x", "did you mean 'montage'"),
+        ("features.zzzz=1", "known here: eeg, audio"),
+    ],
+)
+def test_a_misspelt_key_is_answered_with_the_nearest_one(override: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match=hint):
+        config.load(None, [override])
+
+
+@pytest.mark.parametrize(
+    "override", ["train.epochs=0", "train.epochs", "=3", "seed.x=1", "train.epochs=[", "features.eeg.highpass_hz=60"]
+)
+def test_a_refused_override_is_a_config_error(override: str) -> None:
+    with pytest.raises(ConfigError):
+        config.load(None, [override])
+
+
+def test_every_problem_of_a_file_is_listed_at_once(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("train: {epoch: 3, batch_size: 1}\nsed: 4\n")
+    with pytest.raises(ConfigError) as caught:
+        config.load(tmp_path / "bad.yaml")
+    assert len(str(caught.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "\x00"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"bad\.yaml"):
+        config.load(tmp_path / "bad.yaml")
+
+
+@given(st.floats(1e-8, 1, allow_nan=False), st.integers(1, 10_000))
+def test_numbers_survive_the_override_syntax(rate: float, epochs: int) -> None:
+    tree = config.load(None, [f"train.learning_rate={rate!r}", f"train.epochs={epochs}"])
+    assert (tree.train.learning_rate, tree.train.epochs) == (rate, epochs)
+
+
+def test_an_exponent_without_a_dot_is_a_number() -> None:
+    assert config.load(None, ["train.learning_rate=1e-4"]).train.learning_rate == 1e-4
+
+
+def test_hardware_fields_do_not_change_a_digest() -> None:
+    one = config.load(None, ["train.num_workers=0", "workspace=a", "cluster.task_cpus=1"])
+    two = config.load(None, ["train.num_workers=4", "workspace=b", "cluster.task_cpus=2"])
+    assert config.digest(one) == config.digest(two)
+
+
+def test_a_scientific_field_changes_a_digest() -> None:
+    one, two = config.load(None), config.load(None, ["features.eeg.segment_s=2"])
+    assert config.digest(one.features) != config.digest(two.features)
+    assert config.digest(one.train) == config.digest(two.train)

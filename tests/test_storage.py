@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from mmray.errors import WorkspaceError
+from mmray.storage import Workspace, is_uri
+
+
+def test_a_file_reads_back_what_was_written(tmp_path: Path) -> None:
+    workspace = Workspace(str(tmp_path / "Ärzte 1"))
+    workspace.write_json({"ü": 1}, "a", "b.json")
+    assert workspace.read_json("a", "b.json") == {"ü": 1}
+    assert workspace.names("a") == ["b.json"]
+
+
+def test_a_table_reads_back_equal(tmp_path: Path) -> None:
+    table = pa.table({"x": [1, 2], "s": ["a", None]})
+    Workspace(str(tmp_path)).write_table(table, "t.parquet")
+    assert Workspace(str(tmp_path)).read_table("t.parquet").equals(table)
+
+
+def test_a_file_uri_and_a_folder_are_the_same_workspace(tmp_path: Path) -> None:
+    Workspace(tmp_path.as_uri()).write_bytes(b"1", "f")
+    assert Workspace(str(tmp_path)).read_bytes("f") == b"1"
+
+
+@pytest.mark.parametrize(("text", "expected"), [("s3://b/k", True), ("C:\\data", False), ("a/b", False)])
+def test_only_a_scheme_makes_a_uri(text: str, expected: bool) -> None:
+    assert is_uri(text) is expected
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WorkspaceError, match=r"runs/x\.json is not there"):
+        Workspace(str(tmp_path)).read_bytes("runs", "x.json")
+
+
+def test_an_unknown_scheme_is_a_workspace_error() -> None:
+    with pytest.raises(WorkspaceError, match="nope://x"):
+        Workspace("nope://x").exists("a")
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 but not really"])
+def test_a_damaged_table_is_a_workspace_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "t.parquet").write_bytes(content)
+    with pytest.raises(WorkspaceError, match=r"t\.parquet"):
+        Workspace(str(tmp_path)).read_table("t.parquet")
+
+
+def test_a_place_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(WorkspaceError, match="choose another --workspace"):
+        Workspace(str(tmp_path / "file")).write_bytes(b"x", "a", "b")
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = Workspace(str(tmp_path))
+    workspace.write_bytes(b"old", "f")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(WorkspaceError, match="No space left"):
+        workspace.write_bytes(b"new", "f")
+    assert os.listdir(tmp_path) == ["f"]
+    assert workspace.read_bytes("f") == b"old"
+
+
+WRITER = """
+import sys
+from mmray.storage import Workspace
+workspace = Workspace(sys.argv[1])
+print("ready", flush=True)
+while True:
+    for byte in (b"a", b"b"):
+        workspace.write_bytes(byte * 2_000_000, "f")
+"""
+
+
+def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
+    for delay in (0.0, 0.013, 0.031, 0.05):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE)
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        while not (tmp_path / "f").exists():
+            pass
+        try:
+            writer.wait(delay)
+        except subprocess.TimeoutExpired:
+            writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        writer.stdout.close()
+        content = Workspace(str(tmp_path)).read_bytes("f")
+        assert content in (b"a" * 2_000_000, b"b" * 2_000_000)
+    workspace = Workspace(str(tmp_path))
+    assert workspace.names() == ["f"]
+    workspace.delete_partials()
+    assert os.listdir(tmp_path) == ["f"]
