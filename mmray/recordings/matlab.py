@@ -1,0 +1,105 @@
+"""MODMA's rest recordings: one array of a .mat file, MATLAB 5 or 7.3, chosen by its shape."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from mmray.errors import RecordingError
+from mmray.recordings.mat5 import matrices
+
+ELECTRODES = 128  # E1-E128 of GSN-HydroCel-129; a 129th row is Cz, the reference, all zeros
+_RATE = "samplingRate"
+_DAMAGED_V5 = (OSError, ValueError, MemoryError, struct.error, zlib.error)
+_DAMAGED_V73 = (OSError, RuntimeError, ValueError, TypeError, KeyError, MemoryError, OverflowError)
+
+
+def read_mat(path: Path, scale: float) -> tuple[NDArray[np.float64], float]:
+    """Read the EEG array and its rate.
+
+    The file and one scaled copy are in memory at once, no more.
+
+    Args:
+        path: a MODMA rest .mat; the array's name is not looked at.
+        scale: what one unit of the file is in the unit wanted, 1e-6 for µV to V.
+
+    Returns:
+        (128, T) scaled samples of E1-E128, contiguous in time, and the sampling rate, Hz. The Cz row is dropped.
+
+    Raises:
+        RecordingError: the file is damaged or cut short, has not exactly one array of 128 or 129 channels, or has no
+            usable samplingRate.
+    """
+    try:
+        if h5py.is_hdf5(path):
+            return _read_v73(path, scale)
+    except _DAMAGED_V73 as error:
+        raise _damaged(path, error) from error
+    try:
+        return _read_v5(path, scale)
+    except _DAMAGED_V5 as error:
+        raise _damaged(path, error) from error
+
+
+def _read_v5(path: Path, scale: float) -> tuple[NDArray[np.float64], float]:
+    arrays = matrices(path)
+    name = _choose(path, {name: array.shape for name, array in arrays.items()})
+    if _RATE not in arrays:
+        raise _no_rate(path)
+    array = arrays[name].values()
+    return _scaled(array if array.shape[0] < array.shape[1] else array.T, scale), _rate(path, arrays[_RATE].values())
+
+
+def _read_v73(path: Path, scale: float) -> tuple[NDArray[np.float64], float]:
+    with h5py.File(path, "r") as file:
+        arrays = {
+            name: item for name, item in file.items() if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiu"
+        }
+        name = _choose(path, {name: array.shape for name, array in arrays.items()})
+        if _RATE not in arrays:
+            raise _no_rate(path)
+        # MATLAB stores columns first, so HDF5 shows a (129, N) array as (N, 129)
+        array = arrays[name][()]
+        return _scaled(array if array.shape[0] < array.shape[1] else array.T, scale), _rate(path, arrays[_RATE][()])
+
+
+def _choose(path: Path, shapes: dict[str, tuple[int, ...]]) -> str:
+    chosen = [
+        name
+        for name, shape in shapes.items()
+        if len(shape) == 2 and min(shape) in (ELECTRODES, ELECTRODES + 1) and max(shape) > ELECTRODES + 1
+    ]
+    if len(chosen) == 1:
+        return chosen[0]
+    listed = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items()) or "nothing numeric"
+    raise RecordingError(
+        f"{path}: {'several arrays' if chosen else 'no array'} of 128 or 129 channels x samples (it holds {listed}); "
+        "export one 128-channel recording a file"
+    )
+
+
+def _scaled(array: NDArray[Any], scale: float) -> NDArray[np.float64]:
+    data_CT = np.empty((ELECTRODES, array.shape[1]))
+    np.multiply(array[:ELECTRODES], scale, out=data_CT)
+    return data_CT
+
+
+def _rate(path: Path, array: NDArray[Any]) -> float:
+    if array.size != 1 or not np.isfinite(array).all() or float(array.flat[0]) <= 0:
+        raise RecordingError(f"{path}: {_RATE} is not one positive number; export the recording again")
+    return float(array.flat[0])
+
+
+def _no_rate(path: Path) -> RecordingError:
+    return RecordingError(f"{path}: has no {_RATE}; export the recording with it, in Hz")
+
+
+def _damaged(path: Path, error: BaseException) -> RecordingError:
+    why = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return RecordingError(f"{path}: not a whole MATLAB 5 or 7.3 file ({why}); copy it again from its source")
