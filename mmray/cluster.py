@@ -44,6 +44,7 @@ def session(config: Cluster, *, dashboard: bool = False) -> Iterator[None]:
         os.environ.setdefault(name, value)
     import ray
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plan and pace are not our user's
     if ray.is_initialized():
         yield
         return

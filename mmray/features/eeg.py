@@ -1,0 +1,290 @@
+"""EEG to node features, one node an electrode. Pure functions of arrays; `extract` strings them together.
+
+Volts come in; from the filter on everything is microvolts in float32.
+"""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft, signal
+
+from mmray.config import EEG
+from mmray.errors import ConfigError, RecordingError
+
+Array = NDArray[np.float32]
+Spans = Sequence[tuple[int, int]]
+
+# Hz; the last band ends at the low-pass
+BANDS_HZ = {"delta": (0.5, 4.0), "theta": (4.0, 8.0), "alpha": (8.0, 13.0), "beta": (13.0, 30.0), "gamma": (30.0, None)}
+FEATURES = (*(f"de_{band}" for band in BANDS_HZ), "log_activity", "mobility_hz", "complexity")
+
+_FILTER_ORDER = 4
+_NOTCH_QUALITY = 25.0  # 50 Hz / 25: 2 Hz wide
+_BAD_Z = 5.0  # robust z of log variance and of high-frequency noise (PREP, doi 10.3389/fninf.2015.00016)
+_BAD_CORRELATION = 0.3
+_VARIANCE_FLOOR_UV2 = 1e-4
+
+
+@cache
+def positions(montage: str, names: tuple[str, ...]) -> NDArray[np.float64]:
+    """Electrode positions, N x 3, metres.
+
+    Raises:
+        ConfigError: mne has no such montage, or it has no electrode of one of these names, or one is listed twice.
+    """
+    place = _montage(montage)
+    if len({name.casefold() for name in names}) < len(names):
+        raise ConfigError("features.eeg.channels: an electrode is listed twice")
+    folded = {name.casefold(): position for name, position in place.items()}
+    missing = [name for name in names if name.casefold() not in folded]
+    if missing:
+        raise ConfigError(
+            f"features.eeg.channels: {', '.join(missing)} not in montage {montage}, which has "
+            f"{', '.join(list(place)[:6])}, ..."
+        )
+    return np.array([folded[name.casefold()] for name in names])
+
+
+@cache
+def _montage(name: str) -> dict[str, NDArray[np.float64]]:
+    import mne
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # mne is renaming standard_1020; both names serve
+        try:
+            montage = mne.channels.make_standard_montage(name)
+        except ValueError:
+            known = mne.channels.get_builtin_montages()
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}'?" if near else f"mne knows {', '.join(known)}"
+            raise ConfigError(f"features.eeg.montage: {name!r} is not a montage that mne knows; {hint}") from None
+    return dict(montage.get_positions()["ch_pos"])
+
+
+def node_names(config: EEG) -> tuple[str, ...]:
+    """Electrode of each node, in order: the configured channels, or all of the montage's but the Cz reference."""
+    return config.channels or tuple(name for name in _montage(config.montage) if name != "Cz")
+
+
+def select(data_CT: NDArray[np.float64], channels: tuple[str, ...], names: tuple[str, ...]) -> NDArray[np.float64]:
+    """The rows of these electrodes in node order; names match whatever their case.
+
+    Raises:
+        RecordingError: an electrode is not in the recording.
+    """
+    row = {name.casefold(): index for index, name in enumerate(channels)}
+    missing = [name for name in names if name.casefold() not in row]
+    if missing:
+        raise RecordingError(
+            f"found {len(names) - len(missing)} of the {len(names)} electrodes of features.eeg.channels among "
+            f"{len(channels)} channels ({', '.join(channels[:4])}, ...); missing {', '.join(missing[:4])}"
+            f"{', ...' if len(missing) > 4 else ''}; set features.eeg.montage and channels to the study's"
+        )
+    order = [row[name.casefold()] for name in names]
+    return data_CT if order == list(range(len(channels))) else data_CT[order]
+
+
+def band_pass(data_NT: NDArray[np.float64], sampling_rate_hz: float, spans: Spans, config: EEG) -> Array:
+    """Detrend, band-pass and notch each span by itself, forwards and backwards (zero phase).
+
+    Args:
+        data_NT: volts; not-a-number counts as 0.
+        spans: [start, stop) sample ranges without a discontinuity.
+
+    Returns:
+        Microvolts, float32; 0 outside the spans.
+
+    Raises:
+        RecordingError: the sampling rate is too low for the low-pass.
+    """
+    if 2.2 * config.lowpass_hz > sampling_rate_hz:
+        raise RecordingError(
+            f"sampled at {sampling_rate_hz:g} Hz, too slow for features.eeg.lowpass_hz={config.lowpass_hz:g}; "
+            f"lower that to {sampling_rate_hz / 2.2:.0f} or less"
+        )
+    edges = (config.highpass_hz, config.lowpass_hz)
+    sections = signal.butter(_FILTER_ORDER, edges, "bandpass", fs=sampling_rate_hz, output="sos")
+    if config.line_hz < sampling_rate_hz / 2:
+        notch = signal.iirnotch(config.line_hz, _NOTCH_QUALITY, fs=sampling_rate_hz)
+        sections = np.vstack([sections, signal.tf2sos(*notch)])
+    ring = round(3 * sampling_rate_hz / config.highpass_hz)  # padding as long as the high-pass rings
+    filtered_NT = np.zeros(data_NT.shape, dtype=np.float32)
+    for start, stop in spans:
+        if stop - start < 2:
+            continue
+        for first in range(0, len(data_NT), 16):  # a few rows at a time bound the float64 copies
+            rows = slice(first, first + 16)
+            span_NT = signal.detrend(np.nan_to_num(data_NT[rows, start:stop], posinf=0, neginf=0) * 1e6)
+            pad = min(ring, stop - start - 1)
+            filtered_NT[rows, start:stop] = signal.sosfiltfilt(sections, span_NT, padlen=pad)
+    return filtered_NT
+
+
+def bad_channels(
+    data_NT: NDArray[np.float64], filtered_NT: Array, sampling_rate_hz: float, spans: Spans
+) -> NDArray[np.bool_]:
+    """Electrodes that carry no brain signal, N booleans (after PREP, Bigdely-Shamlo et al. 2015).
+
+    Bad is: not finite, flat, a log variance or a high-frequency noise far from the other electrodes' (robust z > 5), or
+    in most windows a correlation below 0.3 with every other electrode.
+
+    Args:
+        data_NT: volts, before the filter.
+        filtered_NT: the same, filtered, microvolts.
+    """
+    used_T = np.zeros(data_NT.shape[1], dtype=bool)
+    for start, stop in spans:
+        used_T[start:stop] = True
+    bad_N: NDArray[np.bool_] = np.logical_not(np.isfinite(data_NT[:, used_T]).all(axis=1))
+    variance_N = filtered_NT[:, used_T].var(1)
+    typical = np.median(variance_N[~bad_N]) if not bad_N.all() else 0.0
+    bad_N |= variance_N <= max(1e-6 * typical, 1e-12)
+    if (~bad_N).sum() < 4:
+        return bad_N  # too few to tell an odd one out
+    with np.errstate(invalid="ignore"):
+        # second difference: a high-pass that costs nothing; the join of two spans is two samples in thousands
+        noise_N = np.array([np.median(np.abs(np.diff(row[used_T], 2))) for row in data_NT])
+    good = ~bad_N
+    bad_N[good] |= np.abs(_robust_z(np.log(variance_N[good]))) > _BAD_Z
+    bad_N[good] |= _robust_z(np.log(np.maximum(noise_N[good], 1e-15))) > _BAD_Z
+    good = ~bad_N
+    if good.sum() >= 4:
+        bad_N[good] |= _best_correlation(filtered_NT[good], sampling_rate_hz, spans) < _BAD_CORRELATION
+    return bad_N
+
+
+def _robust_z(value_N: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    centred_N = value_N - np.median(value_N)
+    # MAD to SD; the floor keeps near-equal electrodes from being called outliers of one another
+    z_N: NDArray[np.floating[Any]] = centred_N / max(1.4826 * float(np.median(np.abs(centred_N))), 0.1)
+    return z_N
+
+
+def _best_correlation(filtered_NT: Array, sampling_rate_hz: float, spans: Spans) -> NDArray[np.floating[Any]]:
+    """Median over windows of each electrode's largest |r| with another."""
+    # seconds of signal, else two unrelated electrodes correlate by chance
+    window = max(2, min(round(4 * sampling_rate_hz), max(stop - start for start, stop in spans)))
+    starts = segment_starts(spans, window)
+    starts = starts[:: max(1, len(starts) // 30)]  # two minutes tell as much as all
+    windows_SNT = cut(filtered_NT, starts, window)
+    windows_SNT = windows_SNT - windows_SNT.mean(-1, keepdims=True)
+    windows_SNT /= np.maximum(np.linalg.norm(windows_SNT, axis=-1, keepdims=True), 1e-12)
+    r_SNN = np.abs(windows_SNT @ windows_SNT.swapaxes(1, 2))
+    r_SNN[:, np.arange(len(filtered_NT)), np.arange(len(filtered_NT))] = 0
+    best_N: NDArray[np.floating[Any]] = np.median(r_SNN.max(-1), axis=0)
+    return best_N
+
+
+def interpolate(data_NT: Array, bad_N: NDArray[np.bool_], position_N3: NDArray[np.float64]) -> Array:
+    """Replace bad electrodes by a spherical spline through the good ones, in place (Perrin et al. 1989).
+
+    doi 10.1016/0013-4694(89)90180-6, with stiffness 4, 50 Legendre terms and regularisation 1e-5 as in mne.
+    """
+    if not bad_N.any():
+        return data_NT
+    direction_N3 = position_N3 - _sphere_centre(position_N3)
+    direction_N3 = direction_N3 / np.linalg.norm(direction_N3, axis=1, keepdims=True)
+    good_G3, bad_B3 = direction_N3[~bad_N], direction_N3[bad_N]
+    goods = len(good_G3)
+    system = np.ones((goods + 1, goods + 1))
+    system[:goods, :goods] = _spline(good_G3 @ good_G3.T) + 1e-5 * np.eye(goods)
+    system[goods, goods] = 0
+    target = np.hstack([_spline(bad_B3 @ good_G3.T), np.ones((len(bad_B3), 1))])
+    weight_BG = (target @ np.linalg.pinv(system))[:, :goods]
+    data_NT[bad_N] = weight_BG.astype(np.float32) @ data_NT[~bad_N]
+    return data_NT
+
+
+def _spline(cosine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """g(x) of Perrin's equation 3."""
+    n = np.arange(1, 51)
+    coefficients = np.concatenate([[0.0], (2 * n + 1) / (n**4.0 * (n + 1) ** 4.0) / (4 * np.pi)])
+    value: NDArray[np.float64] = np.polynomial.legendre.legval(np.clip(cosine, -1, 1), coefficients)
+    return value
+
+
+def _sphere_centre(position_N3: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Centre of the least-squares sphere: |p|^2 = 2 c.p + (r^2 - |c|^2)."""
+    design = np.hstack([2 * position_N3, np.ones((len(position_N3), 1))])
+    solution: NDArray[np.float64] = np.linalg.lstsq(design, (position_N3**2).sum(1), rcond=None)[0]
+    return solution[:3]
+
+
+def average_reference(data_NT: Array) -> Array:
+    """Subtract the mean over electrodes, in place."""
+    data_NT -= data_NT.mean(0)
+    return data_NT
+
+
+def segment_starts(spans: Spans, length: int) -> NDArray[np.int64]:
+    """First samples of back-to-back segments that lie inside one span each."""
+    starts = [np.arange(start, stop - length + 1, length) for start, stop in spans]
+    return np.concatenate([np.zeros(0, dtype=np.int64), *starts]).astype(np.int64)
+
+
+def cut(data_NT: Array, start_S: NDArray[np.int64], length: int) -> Array:
+    """Segments S x N x length."""
+    view = np.lib.stride_tricks.sliding_window_view(data_NT, length, axis=1)
+    return np.ascontiguousarray(view[:, start_S].swapaxes(0, 1))
+
+
+def peak_to_peak(signal_SNT: Array) -> Array:
+    """Median over electrodes of each segment's peak-to-peak range, S values, microvolts."""
+    range_S: Array = np.median(np.ptp(signal_SNT, axis=-1), axis=1)
+    return range_S
+
+
+def node_features(signal_SNT: Array, sampling_rate_hz: float, config: EEG) -> Array:
+    """Differential entropy in five bands and Hjorth's three parameters of each electrode, S x N x 8 (see FEATURES).
+
+    Differential entropy of a band is 0.5 log(2 pi e v), v its variance in uV^2 from a Hann-windowed periodogram (Duan,
+    Zhu & Lu 2013, doi 10.1109/NER.2013.6695876). Mobility is stated in Hz: a sine's is its frequency.
+
+    Raises:
+        ConfigError: a band has no frequency bin at this segment length.
+    """
+    bands = band_power(signal_SNT, sampling_rate_hz, config)
+    entropy_SNB = 0.5 * np.log(2 * np.pi * np.e * np.maximum(bands, _VARIANCE_FLOOR_UV2))
+    return np.concatenate([entropy_SNB, hjorth(signal_SNT, sampling_rate_hz)], axis=-1).astype(np.float32)
+
+
+def band_power(signal_SNT: Array, sampling_rate_hz: float, config: EEG) -> Array:
+    """Variance of each band of BANDS_HZ, S x N x 5, uV^2. Raises ConfigError as `node_features` does."""
+    samples = signal_SNT.shape[-1]
+    frequency_F = fft.rfftfreq(samples, 1 / sampling_rate_hz)
+    window_T = signal.windows.hann(samples, sym=False).astype(np.float32)
+    spectrum_SNF = fft.rfft((signal_SNT - signal_SNT.mean(-1, keepdims=True)) * window_T)
+    # one-sided density times bin width: bins sum to the variance
+    power_SNF = (spectrum_SNF.real**2 + spectrum_SNF.imag**2) * (2 / (samples * float((window_T**2).sum())))
+    powers = []
+    for band, (low, high) in BANDS_HZ.items():
+        inside_F = (frequency_F >= max(low, config.highpass_hz)) & (frequency_F < (high or config.lowpass_hz))
+        if not inside_F.any():
+            raise ConfigError(
+                f"features.eeg: the {band} band holds no frequency of a {config.segment_s:g} s segment between "
+                f"{config.highpass_hz:g} and {config.lowpass_hz:g} Hz; lengthen segment_s or widen the pass-band"
+            )
+        powers.append(power_SNF[..., inside_F].sum(-1))
+    return np.stack(powers, axis=-1)
+
+
+def hjorth(signal_SNT: Array, sampling_rate_hz: float) -> Array:
+    """Log activity (uV^2), mobility (Hz) and complexity of each electrode, S x N x 3 (Hjorth 1970).
+
+    doi 10.1016/0013-4694(70)90143-4. Derivatives are first differences.
+    """
+    first_SNT = np.diff(signal_SNT, axis=-1)
+    activity_SN = np.maximum(signal_SNT.var(-1), _VARIANCE_FLOOR_UV2)
+    slope_SN = np.maximum(first_SNT.var(-1), 1e-9)
+    bend_SN = np.diff(first_SNT, axis=-1).var(-1)
+    mobility_SN = np.sqrt(slope_SN / activity_SN)
+    complexity_SN = np.sqrt(bend_SN / slope_SN) / mobility_SN
+    mobility_hz_SN = mobility_SN * sampling_rate_hz / (2 * np.pi)
+    return np.stack([np.log(activity_SN), mobility_hz_SN, complexity_SN], axis=-1)

@@ -1,0 +1,299 @@
+"""`mmray prepare`: every recording of a workspace to segment graphs, on Ray Data.
+
+A task hashes a recording, leaves it alone when its part file was made from the same bytes, else extracts and publishes
+the part; only a small outcome row travels back. parts.parquet is written last, so a run killed at any moment leaves
+either the old preparation or the new one, and the parts it finished are kept by the next run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmray import cluster, progress
+from mmray.config import Config, Features, digest
+from mmray.errors import ConfigError, MmrayError, RecordingError, ResourceError, WorkspaceError
+from mmray.features.extract import extract, shape
+from mmray.recordings import catalogue
+from mmray.recordings.signals import content_sha256
+from mmray.schema import MODALITIES, PARTS, QUARANTINE, Recording, recordings_table
+from mmray.storage import Workspace
+
+_STAMP = b"mmray.made_from"
+_VERSIONS = ("mmray", "mne", "librosa", "scipy", "numpy")
+_GROUP_BYTES = 16 << 20  # small recordings share a task: starting one costs as much as a clip
+_GROUP_RECORDINGS = 8
+_TASK_BYTES = 512 << 20  # libraries and working arrays of a task ...
+_BYTES_PER_BYTE = 6  # ... and what each byte of its recording adds
+_MOST_REASONS = 10  # lines a terminal gets; quarantine.parquet has them all
+_STOPS = {error.exit_code: error for error in (ConfigError, WorkspaceError, ResourceError)}
+
+
+@dataclass(frozen=True)
+class PrepareSummary:
+    """What `mmray prepare` tells.
+
+    Attributes:
+        digest: names features/<digest>.
+        prepared: recordings computed in this run, by modality; `unchanged` were there already.
+        quarantined: recordings set aside, by modality; `reasons` has (recording_id, reason) of each.
+        segments: published segments, by modality.
+    """
+
+    digest: str
+    prepared: dict[str, int]
+    unchanged: dict[str, int]
+    quarantined: dict[str, int]
+    segments: dict[str, int]
+    reasons: list[tuple[str, str]]
+
+    def render(self) -> str:
+        """As lines for a terminal."""
+        lines = [f"features {self.digest}"]
+        for modality in MODALITIES:
+            lines.append(
+                f"{modality:<9}{self.segments[modality]} segments; recordings: {self.prepared[modality]} prepared, "
+                f"{self.unchanged[modality]} unchanged, {self.quarantined[modality]} quarantined"
+            )
+        lines.extend(f"  quarantined {recording_id}: {reason}" for recording_id, reason in self.reasons[:_MOST_REASONS])
+        if len(self.reasons) > _MOST_REASONS:
+            lines.append(f"  ... and {len(self.reasons) - _MOST_REASONS} more in quarantine.parquet")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    recording_id: str
+    status: str  # prepared, unchanged, quarantined, or stopped: the run cannot go on
+    segments: int = 0
+    source_sha256: str = ""
+    reason: str = ""
+    exit_code: int = 0
+
+
+def prepare(config: Config, strict: bool = False) -> PrepareSummary:
+    """Bring features/<digest> up to date with recordings.parquet.
+
+    Only new or changed recordings are computed. One that cannot be used is listed in quarantine.parquet with its
+    reason, and the run goes on; rows of recordings that are gone from recordings.parquet disappear.
+
+    Args:
+        strict: raise, once everything usable is published, when a recording was quarantined.
+
+    Raises:
+        RecordingError: no recording is usable; or, under `strict`, one is not.
+        ConfigError: the settings fit no recording (unknown montage, too many neighbours, ...).
+        WorkspaceError: `mmray recordings` was not run, or the workspace cannot be written.
+        ResourceError: the cluster cannot hold one task.
+    """
+    workspace = Workspace(config.workspace)
+    recordings = catalogue.load(workspace)
+    for modality in MODALITIES:
+        if any(recording.modality == modality for recording in recordings):
+            shape(modality, config.features)
+    key = digest(config.features)
+    workspace.delete_partials("features", key)
+    provenance = _provenance(config.features, recordings)
+    refused = _refused(workspace, key, provenance)
+    outcomes: dict[str, _Outcome] = {}
+    with cluster.session(config.cluster), progress.bar("prepare", len(recordings)) as advance:
+        for modality in MODALITIES:
+            chosen = [recording for recording in recordings if recording.modality == modality]
+            for outcome in _run(chosen, config, key, refused) if chosen else ():
+                if outcome.status == "stopped":
+                    raise _STOPS.get(outcome.exit_code, MmrayError)(outcome.reason)
+                outcomes[outcome.recording_id] = outcome
+                advance(note=outcome.recording_id)
+    _publish(workspace, key, recordings, outcomes, provenance)
+    summary = _summarise(key, recordings, outcomes)
+    listed = "\n".join(f"  {reason}" for _, reason in summary.reasons[:_MOST_REASONS])
+    if not sum(summary.segments.values()):
+        raise RecordingError(f"prepare: none of {len(recordings)} recordings is usable:\n{listed}")
+    if strict and summary.reasons:
+        raise RecordingError(
+            f"prepare --strict: {len(summary.reasons)} of {len(recordings)} recordings were quarantined:\n{listed}"
+        )
+    return summary
+
+
+def _run(
+    recordings: list[Recording], config: Config, key: str, refused: dict[tuple[str, str], tuple[str, str]]
+) -> Iterator[_Outcome]:
+    """Outcomes as they come, biggest recordings first so that the tail is short."""
+    import ray
+    import ray.data
+    import ray.exceptions
+
+    cpus, features = config.cluster.task_cpus, config.features
+    workspace = Workspace(config.workspace)
+    memory = _TASK_BYTES + _BYTES_PER_BYTE * max(recording.size_bytes for recording in recordings)
+    _check_room(ray.nodes(), cpus, memory)
+
+    def task(row: dict[str, Any]) -> list[dict[str, Any]]:
+        cluster.limit_threads(cpus)
+        group = [Recording(**fields) for fields in json.loads(row["group"])]
+        return [
+            asdict(_prepare_one(member, features, workspace, key, refused.get((member.recording_id, member.path))))
+            for member in group
+        ]
+
+    groups = [{"group": json.dumps([asdict(recording) for recording in group])} for group in _groups(recordings)]
+    dataset = ray.data.from_items(groups, override_num_blocks=len(groups))
+    try:
+        for row in dataset.flat_map(task, num_cpus=cpus, memory=memory).iter_rows():
+            yield _Outcome(**row)
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError) as error:
+        raise ResourceError(
+            f"prepare: a worker was killed again and again, mostly for want of memory ({type(error).__name__}); raise "
+            "cluster.task_cpus so that fewer run at once, then run the same command again"
+        ) from error
+
+
+def _groups(recordings: list[Recording]) -> Iterator[list[Recording]]:
+    """One big recording a task, or a few small ones."""
+    group: list[Recording] = []
+    for recording in sorted(recordings, key=lambda r: (-r.size_bytes, r.recording_id)):
+        group.append(recording)
+        if len(group) == _GROUP_RECORDINGS or sum(member.size_bytes for member in group) >= _GROUP_BYTES:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _check_room(nodes: list[dict[str, Any]], cpus: float, memory: int) -> None:
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    if any(node.get("CPU", 0) >= cpus and node.get("memory", 0) >= memory for node in alive):
+        return
+    largest = max((int(node.get("memory", 0)) for node in alive), default=0) >> 20
+    cores = max((node.get("CPU", 0) for node in alive), default=0)
+    raise ResourceError(
+        f"prepare: a task takes cluster.task_cpus={cpus:g} CPUs and {memory >> 20} MiB of memory, and no node has both "
+        f"(at most {cores:g} CPUs, {largest} MiB); lower task_cpus, or start larger nodes"
+    )
+
+
+def _prepare_one(
+    recording: Recording, features: Features, workspace: Workspace, key: str, refused: tuple[str, str] | None
+) -> _Outcome:
+    part = ("features", key, recording.modality, f"{recording.recording_id}.parquet")
+    sha = ""
+    try:
+        sha = content_sha256(recording.path)
+        if refused is not None and refused[0] == sha:
+            return _Outcome(recording.recording_id, "quarantined", 0, *refused)
+        stamp = _stamp(recording, sha)
+        rows = _rows_made_from(workspace, part, stamp)
+        if rows is not None:
+            return _Outcome(recording.recording_id, "unchanged", rows, sha)
+        table = extract(recording, features, sha)
+        workspace.write_table(table.replace_schema_metadata({_STAMP: stamp}), *part)
+        return _Outcome(recording.recording_id, "prepared", table.num_rows, sha)
+    except RecordingError as error:
+        return _Outcome(recording.recording_id, "quarantined", 0, sha, str(error))
+    except MmrayError as error:
+        # an exception would reach the driver as Ray's; an outcome reaches it as what it is
+        return _Outcome(recording.recording_id, "stopped", 0, sha, str(error), error.exit_code)
+
+
+def _stamp(recording: Recording, sha: str) -> bytes:
+    """What a part's rows depend on besides the settings."""
+    row = recording
+    fields = (row.recording_id, row.subject_id, row.pair_id, row.modality, row.session, row.task, row.label, row.reader)
+    return hashlib.sha256(json.dumps([sha, *fields]).encode()).hexdigest().encode()
+
+
+def _rows_made_from(workspace: Workspace, part: tuple[str, ...], stamp: bytes) -> int | None:
+    """Rows of a part file with this stamp; None where there is none, or it is of something else or damaged."""
+    try:
+        with workspace.filesystem.open_input_file(workspace.path(*part)) as file:
+            metadata = pq.read_metadata(file)
+    except (FileNotFoundError, pa.ArrowInvalid):
+        return None
+    except OSError as error:
+        raise WorkspaceError(f"workspace {workspace.root}: cannot read {'/'.join(part)}: {error}") from error
+    return int(metadata.num_rows) if (metadata.metadata or {}).get(_STAMP) == stamp else None
+
+
+def _refused(workspace: Workspace, key: str, provenance: dict[str, Any]) -> dict[tuple[str, str], tuple[str, str]]:
+    """(id, path) -> (hash, reason) of what the last run quarantined, if the same software saw the same recordings."""
+    folder = ("features", key)
+    if not (workspace.exists(*folder, "quarantine.parquet") and workspace.exists(*folder, "provenance.json")):
+        return {}
+    before = workspace.read_json(*folder, "provenance.json")
+    if any(before.get(name) != provenance[name] for name in ("versions", "recordings_sha256")):
+        return {}
+    rows = workspace.read_table(*folder, "quarantine.parquet").to_pylist()
+    return {
+        (row["recording_id"], row["path"]): (row["source_sha256"], row["reason"])
+        for row in rows
+        if row["source_sha256"]
+    }
+
+
+def _provenance(features: Features, recordings: list[Recording]) -> dict[str, Any]:
+    rows = json.dumps(recordings_table(recordings).to_pylist(), sort_keys=True)
+    return {
+        "features": features.model_dump(mode="json"),
+        "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
+        "recordings_sha256": hashlib.sha256(rows.encode()).hexdigest(),
+    }
+
+
+def _publish(
+    workspace: Workspace,
+    key: str,
+    recordings: list[Recording],
+    outcomes: dict[str, _Outcome],
+    provenance: dict[str, Any],
+) -> None:
+    parts: list[dict[str, Any]] = []
+    quarantine: list[dict[str, Any]] = []
+    for recording in sorted(recordings, key=lambda r: r.recording_id):
+        outcome = outcomes[recording.recording_id]
+        row: dict[str, Any] = {
+            "recording_id": recording.recording_id,
+            "modality": recording.modality,
+            "source_sha256": outcome.source_sha256 or None,
+        }
+        if outcome.status == "quarantined":
+            named = {"subject_id": recording.subject_id, "path": recording.path, "reason": outcome.reason}
+            quarantine.append(row | named)
+        else:
+            path = f"{recording.modality}/{recording.recording_id}.parquet"
+            parts.append(row | {"path": path, "segments": outcome.segments})
+    counts = dict(Counter(outcome.status for outcome in outcomes.values()))
+    folder = ("features", key)
+    workspace.write_table(pa.Table.from_pylist(quarantine, schema=QUARANTINE), *folder, "quarantine.parquet")
+    workspace.write_json(provenance | {"counts": counts}, *folder, "provenance.json")
+    workspace.write_table(pa.Table.from_pylist(parts, schema=PARTS), *folder, "parts.parquet")
+    kept = {row["path"] for row in parts}
+    for modality in MODALITIES:
+        for name in workspace.names(*folder, modality):
+            if f"{modality}/{name}" not in kept:
+                workspace.delete(*folder, modality, name)
+
+
+def _summarise(key: str, recordings: list[Recording], outcomes: dict[str, _Outcome]) -> PrepareSummary:
+    by_status: dict[str, dict[str, int]] = {
+        status: dict.fromkeys(MODALITIES, 0) for status in ("prepared", "unchanged", "quarantined")
+    }
+    segments: dict[str, int] = dict.fromkeys(MODALITIES, 0)
+    for recording in recordings:
+        outcome = outcomes[recording.recording_id]
+        by_status[outcome.status][recording.modality] += 1
+        segments[recording.modality] += outcome.segments
+    reasons = [
+        (outcome.recording_id, outcome.reason)
+        for _, outcome in sorted(outcomes.items())
+        if outcome.status == "quarantined"
+    ]
+    return PrepareSummary(key, **by_status, segments=segments, reasons=reasons)

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import mne
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmray.config import EEG
+from mmray.errors import ConfigError, RecordingError
+from mmray.features import eeg
+
+RATE = 250.0
+BAND = dict(zip(eeg.FEATURES, range(8), strict=True))
+
+
+def sine(hertz, seconds=8.0, rate=RATE):
+    return np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)
+
+
+def amplitude(row, hertz, rate=RATE):
+    t = np.arange(len(row)) / rate
+    return 2 * abs(np.mean(row * np.exp(-2j * np.pi * hertz * t)))
+
+
+def brain(seconds=20.0, seed=0, white=False):
+    """Six sources, random walks or white, seen by all electrodes of a montage, plus a little noise of each; volts."""
+    rng = np.random.default_rng(seed)
+    names = eeg.node_names(EEG())
+    position = eeg.positions("GSN-HydroCel-129", names)
+    direction = position / np.linalg.norm(position, axis=1, keepdims=True)
+    source = rng.normal(size=(6, 3))
+    source /= np.linalg.norm(source, axis=1, keepdims=True)
+    mixing = np.exp(3 * (direction @ source.T - 1))
+    activity = rng.normal(size=(6, round(seconds * RATE)))
+    activity = 10 * activity if white else np.cumsum(activity, axis=1)
+    return (mixing @ activity + 0.3 * rng.normal(size=(len(names), activity.shape[1]))) * 1e-6
+
+
+def test_filter_keeps_10_hz_and_kills_50_hz_and_the_offset():
+    data = 1e-6 * (20 * sine(10) + 20 * sine(50) + 4e4)[None]
+    filtered = eeg.band_pass(data, RATE, [(0, data.shape[1])], EEG())[0, 500:-500]
+    assert amplitude(filtered, 10) == pytest.approx(20, rel=0.02)
+    assert amplitude(filtered, 50) < 0.2
+    assert abs(filtered.mean()) < 0.1
+
+
+def test_filter_does_not_delay():
+    data = 1e-6 * 20 * sine(10)[None]
+    filtered = eeg.band_pass(data, RATE, [(0, data.shape[1])], EEG())[0]
+    np.testing.assert_allclose(filtered[500:-500], 1e6 * data[0, 500:-500], atol=0.5)
+
+
+def test_one_second_epoch_keeps_its_alpha_under_a_large_drift():
+    rate = 256.0
+    data = 1e-6 * (4200 + 30 * np.arange(256) / 256 + 20 * sine(10, 1.0, rate))[None]
+    filtered = eeg.band_pass(data, rate, [(0, 256)], EEG())[0]
+    assert amplitude(filtered, 10, rate) == pytest.approx(20, rel=0.15)
+    assert np.abs(filtered).max() < 40
+
+
+def test_spans_are_filtered_apart():
+    data = np.hstack([1e-6 * sine(10)[None], 1e-2 + 1e-6 * sine(10)[None]])
+    half = data.shape[1] // 2
+    filtered = eeg.band_pass(data, RATE, [(0, half), (half, 2 * half)], EEG())[0]
+    np.testing.assert_allclose(filtered[:half], filtered[half:], atol=1e-3)
+
+
+def test_a_rate_too_low_for_the_lowpass_is_a_recording_error():
+    with pytest.raises(RecordingError, match="lowpass_hz"):
+        eeg.band_pass(np.zeros((2, 80)), 80.0, [(0, 80)], EEG())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 60)), max_size=6), st.integers(1, 25))
+def test_segments_lie_inside_one_span_and_do_not_overlap(gaps, length):
+    spans, at = [], 0
+    for gap, size in gaps:
+        spans.append((at + gap, at + gap + size))
+        at += gap + size
+    starts = eeg.segment_starts(spans, length)
+    for start in starts:
+        assert sum(a <= start and start + length <= b for a, b in spans) >= 1
+    assert (np.diff(starts) >= length).all()
+    assert len(starts) == sum((b - a) // length for a, b in spans)
+
+
+def test_cut_takes_the_samples_it_names():
+    data = np.arange(40, dtype=np.float32).reshape(2, 20)
+    cut = eeg.cut(data, np.array([3, 11]), 4)
+    np.testing.assert_array_equal(cut, [[[3, 4, 5, 6], [23, 24, 25, 26]], [[11, 12, 13, 14], [31, 32, 33, 34]]])
+
+
+@pytest.mark.parametrize(("hertz", "band"), [(2, "delta"), (6, "theta"), (10, "alpha"), (20, "beta"), (38, "gamma")])
+def test_differential_entropy_of_a_sine_is_that_of_its_variance(hertz, band):
+    amplitude_uv = 12.0
+    x = eeg.node_features((amplitude_uv * sine(hertz, 4.0))[None, None].astype(np.float32), RATE, EEG())[0, 0]
+    assert x[BAND[f"de_{band}"]] == pytest.approx(0.5 * np.log(2 * np.pi * np.e * amplitude_uv**2 / 2), abs=0.02)
+    assert x[:5].argmax() == BAND[f"de_{band}"]
+
+
+def test_band_variances_of_white_noise_go_with_their_widths():
+    noise = np.random.default_rng(0).normal(scale=5, size=(200, 2, 1000)).astype(np.float32)
+    power = eeg.band_power(noise, RATE, EEG()).mean((0, 1))
+    np.testing.assert_allclose(power, 25 * np.array([3.5, 4, 5, 17, 15]) / 125, rtol=0.03)
+
+
+def test_hjorth_is_its_definition():
+    signal = np.random.default_rng(0).normal(size=(2, 3, 400)).astype(np.float32)
+    got = eeg.hjorth(signal, RATE)
+    for s in range(2):
+        for n in range(3):
+            row = signal[s, n].astype(float)
+            slope = np.diff(row)
+            mobility = np.sqrt(slope.var() / row.var())
+            complexity = np.sqrt(np.diff(slope).var() / slope.var()) / mobility
+            expected = [np.log(row.var()), mobility * RATE / (2 * np.pi), complexity]
+            np.testing.assert_allclose(got[s, n], expected, rtol=1e-4)
+
+
+def test_mobility_of_a_slow_sine_is_its_frequency_and_its_complexity_1():
+    _, mobility, complexity = eeg.hjorth(sine(5, 20.0)[None, None].astype(np.float32), RATE)[0, 0]
+    assert mobility == pytest.approx(5, rel=0.01)
+    assert complexity == pytest.approx(1, rel=0.01)
+
+
+def test_a_band_without_a_frequency_bin_is_a_config_error():
+    with pytest.raises(ConfigError, match="gamma"):
+        eeg.node_features(np.ones((1, 1, 250), np.float32), RATE, EEG(lowpass_hz=30.0))
+
+
+def break_flat(data):
+    data[7] = 3e-3
+
+
+def break_nan(data):
+    data[7, 400:420] = np.nan
+
+
+def break_quiet(data):
+    data[7] /= 60
+
+
+def break_noisy(data):
+    data[7] += 4e-5 * sine(100, 20.0)  # above the band
+
+
+@pytest.mark.parametrize("damage", [break_flat, break_nan, break_quiet, break_noisy])
+def test_exactly_the_damaged_electrode_is_found_and_interpolated_near_the_truth(damage):
+    config, spans, names = EEG(), [(0, 5000)], eeg.node_names(EEG())
+    clean = brain()
+    data = clean.copy()
+    damage(data)
+    filtered = eeg.band_pass(data, RATE, spans, config)
+    bad = eeg.bad_channels(data, filtered, RATE, spans)
+    assert np.flatnonzero(bad).tolist() == [7]
+    repaired = eeg.interpolate(filtered, bad, eeg.positions(config.montage, names))
+    truth = eeg.band_pass(clean, RATE, spans, config)
+    assert np.corrcoef(repaired[7], truth[7])[0, 1] > 0.95
+
+
+def test_an_electrode_that_goes_its_own_way_at_the_usual_level_is_bad():
+    data = brain(white=True)
+    data[7] = data[7].std() * np.random.default_rng(1).normal(size=data.shape[1])
+    filtered = eeg.band_pass(data, RATE, [(0, 5000)], EEG())
+    assert np.flatnonzero(eeg.bad_channels(data, filtered, RATE, [(0, 5000)])).tolist() == [7]
+
+
+def test_interpolation_does_not_depend_on_where_the_coordinates_start():
+    data = (brain(1.0) * 1e6).astype(np.float32)
+    position = eeg.positions("GSN-HydroCel-129", eeg.node_names(EEG()))
+    bad = np.arange(128) == 7
+    here = eeg.interpolate(data.copy(), bad, position)
+    there = eeg.interpolate(data.copy(), bad, position + np.array([0.03, -0.02, 0.05]))
+    np.testing.assert_allclose(here[7], there[7], atol=1e-3)
+
+
+def test_no_electrode_of_a_clean_recording_is_bad():
+    data = brain(seed=3)
+    filtered = eeg.band_pass(data, RATE, [(0, 5000)], EEG())
+    assert not eeg.bad_channels(data, filtered, RATE, [(0, 5000)]).any()
+
+
+def test_interpolation_is_mnes():
+    names = eeg.node_names(EEG())
+    position = eeg.positions("GSN-HydroCel-129", names)
+    data = brain(2.0)
+    info = mne.create_info(list(names), RATE, "eeg")
+    raw = mne.io.RawArray(data.copy(), info, verbose="error")
+    raw.set_montage("GSN-HydroCel-129", verbose="error")
+    raw.info["bads"] = ["E8", "E60", "E100"]
+    # mne places electrodes in head coordinates, so it is asked on a sphere around the same centre
+    raw.interpolate_bads(method={"eeg": "spline"}, verbose="error")
+    bad = np.isin(names, ["E8", "E60", "E100"])
+    ours = eeg.interpolate((data * 1e6).astype(np.float32), bad, position)
+    theirs = raw.get_data()[bad] * 1e6
+    assert np.abs(ours[bad] - theirs).max() < 0.02 * np.abs(theirs).max()
+
+
+def test_average_reference_leaves_no_mean():
+    data = np.random.default_rng(0).normal(size=(5, 30)).astype(np.float32) + 100
+    assert np.abs(eeg.average_reference(data).mean(0)).max() < 1e-4
+
+
+def test_unknown_montage_names_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'GSN-HydroCel-129'"):
+        eeg.positions("GSN-Hydrocell-129", ("E1",))
+
+
+def test_electrode_outside_the_montage_is_named():
+    with pytest.raises(ConfigError, match="E999"):
+        eeg.positions("GSN-HydroCel-129", ("E1", "E999"))
+
+
+def test_select_orders_rows_by_node_whatever_the_case():
+    data = np.arange(6.0).reshape(3, 2)
+    np.testing.assert_array_equal(eeg.select(data, ("CZ", "Fz", "Oz"), ("Oz", "Cz")), data[[2, 0]])
+
+
+def test_missing_electrodes_are_counted():
+    with pytest.raises(RecordingError, match=r"found 1 of the 3 electrodes.*missing Cz, Pz"):
+        eeg.select(np.zeros((2, 4)), ("Fz", "Oz"), ("Fz", "Cz", "Pz"))

@@ -1,0 +1,338 @@
+"""`prepare` on real Ray, with FEIS participants and files broken on purpose."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from mmray.config import Cluster, Config, digest
+from mmray.errors import ConfigError, RecordingError, ResourceError, WorkspaceError
+from mmray.features import pipeline, table
+from mmray.recordings.feis import CHANNELS
+from mmray.schema import PARTS, QUARANTINE, recordings_table
+from mmray.storage import Workspace
+from tests.features.recordings import FEIS, recording
+
+KEY = digest(FEIS)
+BROKEN = {
+    "s1-cut-mat": "not a whole MATLAB",
+    "s1-lying-wav": "cut short",
+    "s1-empty-wav": "empty",
+    "s1-nan-eeg": "of 14 electrodes are bad",
+    "s1-short-wav": "shorter than one segment of 1 s",
+}
+
+
+def config_of(workspace: Path, **cluster) -> Config:
+    return Config(workspace=str(workspace), features=FEIS, cluster=Cluster(**cluster))
+
+
+def write_recordings(workspace: Path, recordings) -> None:
+    Workspace(str(workspace)).write_table(recordings_table(recordings), "recordings.parquet")
+
+
+def rows_of(workspace: Path) -> dict[str, bytes]:
+    """Every published part file, byte for byte."""
+    folder = workspace / "features" / KEY
+    return {path: (folder / path).read_bytes() for path in read(workspace, "parts")["path"].to_pylist()}
+
+
+def read(workspace: Path, name: str):
+    return pq.read_table(workspace / "features" / KEY / f"{name}.parquet")
+
+
+def times_of(workspace: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in (workspace / "features" / KEY).glob("*/*.parquet")}
+
+
+def write_broken(folder: Path, real_data: Path) -> list:
+    folder.mkdir()
+    wav = next((real_data / "feis" / "data_wav" / "01" / "wavs").glob("*.wav"))
+    (folder / "cut.mat").write_bytes(b"MATLAB 5.0 MAT-file, Platform: GLNXA64".ljust(124) + b"\0\1IM" + b"\x0f\0\0\0")
+    (folder / "lying.wav").write_bytes(wav.read_bytes()[:9000])
+    (folder / "empty.wav").write_bytes(b"")
+    soundfile.write(folder / "short.wav", np.sin(np.arange(8000) / 10), 16000)
+    sample = ["NaN"] * 5 + ["{:.3f}"] * 9
+    noise = np.random.default_rng(0).normal(4200, 10, size=(512, 9))
+    lines = ["Time:256Hz,Epoch," + ",".join(CHANNELS) + ",Label,Stage,Flag"]
+    for number, values in enumerate(noise):
+        lines.append(f"{number / 256},{number // 256}," + ",".join(sample).format(*values) + ",goose,articulators,")
+    with zipfile.ZipFile(folder / "nan.zip", "w") as archive:
+        archive.writestr("articulators.csv", "\n".join(lines))
+    return [
+        recording(folder / "cut.mat", "eeg", "modma-mat", name="s1-cut-mat"),
+        recording(folder / "lying.wav", "audio", "soundfile", name="s1-lying-wav"),
+        recording(folder / "empty.wav", "audio", "soundfile", name="s1-empty-wav"),
+        recording(folder / "nan.zip", "eeg", "feis", name="s1-nan-eeg"),
+        recording(folder / "short.wav", "audio", "soundfile", name="s1-short-wav"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def study(real_data, tmp_path_factory):
+    """Five people's EEG, three clips of each, and the broken files; in a folder with a blank and an umlaut."""
+    folder = tmp_path_factory.mktemp("prepare") / "Stüdy of five"
+    folder.mkdir()
+    found = []
+    for subject in ("01", "02", "03", "04", "06"):
+        place = shutil.copy(real_data / "feis" / "data_eeg" / subject / "articulators.zip", folder / f"{subject}.zip")
+        found.append(recording(Path(place), "eeg", "feis", subject))
+        for clip in sorted((real_data / "feis" / "data_wav" / subject / "wavs").glob("*.wav"))[:3]:
+            place = shutil.copy(clip, folder / f"{subject}-{clip.name}")
+            found.append(recording(Path(place), "audio", "soundfile", subject, f"{subject}-audio-{clip.stem}"))
+    return found + write_broken(folder / "broken", real_data)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(study, ray_session, tmp_path_factory):
+    workspace = tmp_path_factory.mktemp("undisturbed")
+    write_recordings(workspace, study)
+    return workspace, pipeline.prepare(config_of(workspace))
+
+
+@pytest.fixture
+def prepared(undisturbed, tmp_path):
+    """A copy to disturb."""
+    return Path(shutil.copytree(undisturbed[0], tmp_path / "ws"))
+
+
+def test_broken_recordings_are_quarantined_by_reason_and_the_others_prepared(undisturbed):
+    workspace, summary = undisturbed
+    rows = {row["recording_id"]: row for row in read(workspace, "quarantine").to_pylist()}
+    assert set(rows) == set(BROKEN)
+    for name, reason in BROKEN.items():
+        assert reason in rows[name]["reason"]
+        assert rows[name]["path"] in rows[name]["reason"]
+    assert summary.prepared == {"eeg": 5, "audio": 15}
+    assert summary.quarantined == {"eeg": 2, "audio": 3}
+    assert [name for name, _ in summary.reasons] == sorted(BROKEN)
+
+
+def test_published_rows_are_what_the_parts_and_the_summary_count(undisturbed):
+    workspace, summary = undisturbed
+    parts = read(workspace, "parts")
+    assert parts.schema.equals(PARTS)
+    assert read(workspace, "quarantine").schema.equals(QUARANTINE)
+    for modality in ("eeg", "audio"):
+        rows = table.load(Workspace(str(workspace)), KEY, modality)
+        counted = sum(row["segments"] for row in parts.to_pylist() if row["modality"] == modality)
+        assert len(rows) == counted == summary.segments[modality]
+
+
+def test_provenance_names_settings_versions_and_counts(undisturbed):
+    provenance = Workspace(str(undisturbed[0])).read_json("features", KEY, "provenance.json")
+    assert provenance["features"] == FEIS.model_dump(mode="json")
+    assert set(provenance["versions"]) == {"mmray", "mne", "librosa", "scipy", "numpy"}
+    assert provenance["counts"] == {"prepared": 20, "quarantined": 5}
+
+
+def test_a_second_run_computes_nothing(prepared):
+    before, rows = times_of(prepared), rows_of(prepared)
+    summary = pipeline.prepare(config_of(prepared))
+    assert (summary.prepared, summary.unchanged) == ({"eeg": 0, "audio": 0}, {"eeg": 5, "audio": 15})
+    assert (times_of(prepared), rows_of(prepared)) == (before, rows)
+    assert len(summary.reasons) == len(BROKEN)
+
+
+def test_only_a_changed_recording_and_one_with_another_label_are_computed_again(prepared, study, tmp_path):
+    clip = next(item for item in study if item.recording_id.startswith("02-audio"))
+    other = next(item for item in study if item.recording_id.startswith("03-audio"))
+    moved = tmp_path / "changed.wav"
+    shutil.copy(other.path, moved)
+    changed = {
+        clip.recording_id: replace(clip, path=str(moved)),
+        other.recording_id: replace(other, label=0, label_name="zero"),
+    }
+    write_recordings(prepared, [changed.get(item.recording_id, item) for item in study])
+    before = rows_of(prepared)
+    summary = pipeline.prepare(config_of(prepared))
+    after = rows_of(prepared)
+    assert summary.prepared == {"eeg": 0, "audio": 2}
+    assert {path for path in after if after[path] != before[path]} == {f"audio/{name}.parquet" for name in changed}
+    rows = table.load(Workspace(str(prepared)), KEY, "audio")
+    assert set(rows.label_S[rows.recording_id_S == other.recording_id]) == {0}
+
+
+def test_a_removed_recording_and_one_that_broke_lose_their_rows_and_files(prepared, study, tmp_path):
+    gone, broke = (item for item in study if item.recording_id in ("01-eeg-01", "06-eeg-06"))
+    bad = tmp_path / "bad.zip"
+    bad.write_bytes(b"PK")
+    kept = [replace(item, path=str(bad)) if item is broke else item for item in study if item is not gone]
+    write_recordings(prepared, kept)
+    pipeline.prepare(config_of(prepared))
+    parts = read(prepared, "parts")["recording_id"].to_pylist()
+    files = {path.stem for path in (prepared / "features" / KEY / "eeg").iterdir()}
+    assert not {gone.recording_id, broke.recording_id} & (set(parts) | files)
+    assert broke.recording_id in read(prepared, "quarantine")["recording_id"].to_pylist()
+
+
+def test_a_mended_recording_leaves_quarantine(prepared, study):
+    clip = next(item for item in study if item.recording_id.startswith("02-audio"))
+    mended = [replace(item, path=clip.path) if item.recording_id == "s1-empty-wav" else item for item in study]
+    write_recordings(prepared, mended)
+    assert pipeline.prepare(config_of(prepared)).prepared == {"eeg": 0, "audio": 1}
+    assert "s1-empty-wav" not in read(prepared, "quarantine")["recording_id"].to_pylist()
+
+
+def test_a_file_mended_in_place_leaves_quarantine(prepared, study, tmp_path):
+    clip = next(item for item in study if item.recording_id.startswith("02-audio"))
+    file = tmp_path / "clip.wav"
+    file.write_bytes(b"")
+    write_recordings(prepared, [*study, replace(clip, recording_id="s1-mended", path=str(file))])
+    assert "s1-mended" in dict(pipeline.prepare(config_of(prepared)).reasons)
+    shutil.copy(clip.path, file)
+    summary = pipeline.prepare(config_of(prepared))
+    assert summary.prepared == {"eeg": 0, "audio": 1}
+    assert "s1-mended" not in dict(summary.reasons)
+
+
+def test_a_corrected_reader_takes_a_recording_out_of_quarantine(prepared, study):
+    file = next(item for item in study if item.modality == "eeg" and item.reader == "feis")
+    wrong = replace(file, recording_id="s1-reader", reader="mne")
+    write_recordings(prepared, [*study, wrong])
+    assert "s1-reader" in dict(pipeline.prepare(config_of(prepared)).reasons)
+    write_recordings(prepared, [*study, replace(wrong, reader="feis")])
+    assert pipeline.prepare(config_of(prepared)).prepared == {"eeg": 1, "audio": 0}
+
+
+def test_a_damaged_part_file_is_made_again(prepared, undisturbed):
+    part = prepared / "features" / KEY / "eeg" / "01-eeg-01.parquet"
+    part.write_bytes(part.read_bytes()[:100])
+    assert pipeline.prepare(config_of(prepared)).prepared["eeg"] == 1
+    assert rows_of(prepared) == rows_of(undisturbed[0])
+
+
+def test_strict_publishes_what_is_usable_and_then_refuses_by_name(prepared):
+    (prepared / "features" / KEY / "parts.parquet").unlink()
+    with pytest.raises(RecordingError, match=r"--strict: 5 of 25 .*") as caught:
+        pipeline.prepare(config_of(prepared), strict=True)
+    assert "lying.wav" in str(caught.value)
+    assert caught.value.exit_code == 3
+    assert read(prepared, "parts").num_rows == 20
+
+
+def test_no_usable_recording_at_all_is_a_recording_error(study, ray_session, tmp_path):
+    write_recordings(tmp_path, [item for item in study if item.recording_id in BROKEN])
+    with pytest.raises(RecordingError, match="none of 5 recordings is usable"):
+        pipeline.prepare(config_of(tmp_path))
+
+
+def test_a_workspace_that_cannot_be_written_is_said_and_nothing_is_published(study, ray_session, tmp_path):
+    write_recordings(tmp_path, [item for item in study if item.modality == "audio"])
+    folder = tmp_path / "features" / KEY
+    folder.mkdir(parents=True)
+    (folder / "audio").write_text("a file where the folder should be; chmod does not stop root")
+    with pytest.raises(WorkspaceError, match="cannot"):
+        pipeline.prepare(config_of(tmp_path))
+    assert [path.name for path in folder.iterdir()] == ["audio"]
+
+
+def test_a_task_that_no_node_can_hold_is_a_resource_error(study, ray_session, tmp_path):
+    write_recordings(tmp_path, study)
+    with pytest.raises(ResourceError, match="task_cpus=99"):
+        pipeline.prepare(config_of(tmp_path, task_cpus=99))
+
+
+def test_an_unknown_montage_is_refused_before_ray_is_asked(study, tmp_path):
+    write_recordings(tmp_path, study)
+    features = FEIS.model_copy(update={"eeg": FEIS.eeg.model_copy(update={"montage": "colin27_1021"})})
+    with pytest.raises(ConfigError, match="colin27_1020"):
+        pipeline.prepare(Config(workspace=str(tmp_path), features=features))
+
+
+def test_groups_hold_every_recording_once_and_big_ones_alone(study):
+    sized = [replace(item, recording_id=str(i), size_bytes=i << 20) for i, item in enumerate(study * 2)]
+    groups = list(pipeline._groups(sized))
+    members = [item for group in groups for item in group]
+    assert sorted(item.recording_id for item in members) == sorted(item.recording_id for item in sized)
+    assert [item.size_bytes for item in members] == sorted((item.size_bytes for item in sized), reverse=True)
+    for group in groups:
+        assert len(group) <= 8
+        assert len(group) == 1 or group[0].size_bytes < 16 << 20
+
+
+def descendants(pid: int) -> list[int]:
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        try:
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+        except (ValueError, OSError):
+            continue  # not a process, or one that ended meanwhile
+    found, todo = [], [pid]
+    while todo:
+        parent = todo.pop()
+        children = [child for child, its_parent in parents.items() if its_parent == parent]
+        found += children
+        todo += children
+    return found
+
+
+DRIVER = """
+import sys
+from mmray.config import load
+from mmray.features.pipeline import prepare
+prepare(load(sys.argv[1]))
+"""
+
+
+@pytest.fixture
+def short_tmp():
+    """For the Ray that is killed: it cannot clean up, and its sockets allow no long path."""
+    folder = Path(tempfile.mkdtemp(prefix="mmray-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the raylet's processes through /proc")
+def test_killed_prepare_run_again_yields_the_same_rows(undisturbed, study, tmp_path, short_tmp):
+    from mmray.config import to_yaml
+
+    workspace = tmp_path / "killed"
+    write_recordings(workspace, study)
+    settings = tmp_path / "config.yaml"
+    settings.write_text(to_yaml(config_of(workspace, num_cpus=2)))
+    folder = workspace / "features" / KEY
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(settings)],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"TMPDIR": str(short_tmp)},
+    )
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("eeg/[!.]*.parquet")):
+        assert driver.poll() is None, driver.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    raylets = descendants(driver.pid)
+    os.kill(driver.pid, signal.SIGKILL)
+    for pid in raylets:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue  # it shared its driver's fate already
+    driver.wait()
+    driver.stderr.close()
+    finished = len(list(folder.glob("*/[!.]*.parquet")))
+    assert not (folder / "parts.parquet").exists()
+    assert 1 <= finished < 20
+
+    summary = pipeline.prepare(config_of(workspace))
+    assert sum(summary.unchanged.values()) == finished
+    assert rows_of(workspace) == rows_of(undisturbed[0])
+    assert read(workspace, "parts").equals(read(undisturbed[0], "parts"))
+    assert read(workspace, "quarantine").equals(read(undisturbed[0], "quarantine"))
+    assert not list(folder.rglob(".partial-*"))
