@@ -217,6 +217,11 @@ def _resolve(
     config = load_config(config_file, [*(extra or []), *_setting("workspace", workspace), *(overrides or [])])
     if not config.workspace:
         raise ConfigError("workspace is empty; give --workspace a folder or a URI")
+    if "working_dir_files" in Path(config.workspace).parts:
+        raise ConfigError(
+            f"workspace: {config.workspace} lies in this job's own folder, which Ray deletes when it ends; "
+            "give --workspace an absolute path or a URI"
+        )
     return config
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 import types
 import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mmray.errors import ConfigError
 
@@ -24,6 +25,14 @@ HARDWARE: dict[str, Any] = {"hardware": True}  # marks a field that changes wher
 Similarity = Literal["cosine", "euclidean", "pearson", "phase_locking", "distance"]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _absolute(place: str) -> str:
+    return place if not place or "://" in place else os.path.abspath(os.path.expanduser(place))
+
+
+# a folder or a URI; absolute at once, because a worker's working directory is not ours
+Place = Annotated[str, AfterValidator(_absolute)]
 
 
 class Section(BaseModel):
@@ -36,20 +45,22 @@ class Study(Section):
     """Where the recordings lie and in which layout."""
 
     kind: Literal["modma", "feis", "manifest", "synthetic"] = "modma"
-    root: str = Field("", description="folder of the study; for a manifest, the CSV or Parquet file")
+    root: Place = Field("", description="folder of the study; for a manifest, the CSV or Parquet file")
 
 
 class Synth(Section):
     """The synthetic study in MODMA's layout (DESIGN section 5)."""
 
     subjects: int = Field(53, ge=4)
-    eeg_seconds: float = Field(300.0, ge=4)
+    eeg_seconds: float = Field(300.0, ge=4, description="rest EEG a subject, s; up to 12 % longer, as MODMA's")
     clips: int = Field(29, ge=1, le=29, description="voice clips a subject")
-    clip_seconds: float = Field(15.0, ge=1, description="mean length of a clip, s")
-    coupling: Fraction = Field(0.8, description="correlation of the two modalities' latent traits")
-    traits: int = Field(8, ge=1, description="latent traits a subject")
+    clip_seconds: float = Field(15.0, ge=1, description="mean length of an interview clip, s; reading runs longer")
+    coupling: Fraction = Field(0.8, description="correlation of the modalities' latent traits; 0: chance")
+    traits: int = Field(8, ge=1, le=8, description="latent traits a subject and modality")
     nuisance: float = Field(1.0, ge=0, description="scale of what differs without meaning anything")
-    label_effect: float = Field(1.0, ge=0, description="how far apart the classes' latent means lie, in SD")
+    label_effect: float = Field(
+        1.0, ge=0, description="distance of the classes' EEG traits, SD; the voice's is coupling times it"
+    )
 
 
 class EEG(Section):
@@ -173,7 +184,9 @@ class Cluster(Section):
 class Config(Section):
     """The experiment."""
 
-    workspace: str = Field("mmray-ws", json_schema_extra=HARDWARE)
+    workspace: Place = Field(
+        "mmray-ws", validate_default=True, json_schema_extra=HARDWARE, description="folder or URI of every artefact"
+    )
     seed: int = 0
     study: Study = Study()
     synth: Synth = Synth()
