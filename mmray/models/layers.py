@@ -1,0 +1,158 @@
+"""The layers of the preprint's sections 3 and 4 (doi 10.20944/preprints202501.0405.v1), batched and dense.
+
+No layer computes a statistic over the batch: a batch holds both halves of every pair, and a batch statistic would
+carry a partner into a query.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class DenseGCNLayer(nn.Module):
+    """The linear part of eq. 1, A-hat H W + b, on B graphs of N nodes (Kipf & Welling 2017, doi
+    10.48550/arXiv.1609.02907).
+
+    Equal to PyG's GCNConv on the same graphs; a dense product is faster at the fixed sizes used here.
+
+    Args:
+        width_in: features a node, D.
+        width_out: features a node after the layer, E.
+
+    Shapes: x_BND, normalised_BNN -> BNE, where normalised_BNN comes from `graphs.adjacency.normalise_adjacency`.
+    """
+
+    def __init__(self, width_in: int, width_out: int) -> None:
+        super().__init__()
+        self.weight_DE = nn.Parameter(torch.empty(width_in, width_out))
+        self.bias_E = nn.Parameter(torch.empty(width_out))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Glorot weights, zero bias."""
+        nn.init.xavier_uniform_(self.weight_DE)
+        nn.init.zeros_(self.bias_E)
+
+    def forward(self, x_BND: Tensor, normalised_BNN: Tensor) -> Tensor:
+        """Mix each node with its neighbours, then its features."""
+        mixed: Tensor = normalised_BNN @ (x_BND @ self.weight_DE) + self.bias_E
+        return mixed
+
+
+class TopKPool(nn.Module):
+    """Self-attention graph pooling (SAGPool, Lee et al. 2019, doi 10.48550/arXiv.1904.08082) at a fixed node count.
+
+    score = GCN(x, A-hat); the ceil(ratio N) nodes of highest score stay, each scaled by tanh(score), with the edges
+    between them. PyG's SAGPooling(GNN=GCNConv) does the same but leaves edge weights out of the score.
+
+    Args:
+        width: features a node, D.
+        ratio: share of nodes kept, in (0, 1].
+
+    Shapes: x_BND, weight_BNN, normalised_BNN -> x_BKD, weight_BKK.
+    """
+
+    def __init__(self, width: int, ratio: float) -> None:
+        super().__init__()
+        self.ratio = ratio
+        self.score = DenseGCNLayer(width, 1)
+
+    def reset_parameters(self) -> None:
+        """New scoring weights."""
+        self.score.reset_parameters()
+
+    def kept(self, nodes: int) -> int:
+        """How many of `nodes` stay."""
+        return math.ceil(self.ratio * nodes)
+
+    def forward(self, x_BND: Tensor, weight_BNN: Tensor, normalised_BNN: Tensor) -> tuple[Tensor, Tensor]:
+        """The highest-scoring nodes and the graph between them."""
+        score_BN = self.score(x_BND, normalised_BNN).squeeze(-1)
+        top_BK, index_BK = score_BN.topk(self.kept(x_BND.shape[1]), dim=1)
+        row_BKD = index_BK[..., None].expand(-1, -1, x_BND.shape[-1])
+        x_BKD = x_BND.gather(1, row_BKD) * torch.tanh(top_BK)[..., None]
+        row_BKN = index_BK[..., None].expand(-1, -1, weight_BNN.shape[-1])
+        column_BKK = index_BK[:, None, :].expand(-1, index_BK.shape[1], -1)
+        return x_BKD, weight_BNN.gather(1, row_BKN).gather(2, column_BKK)
+
+
+def readout(x_BND: Tensor) -> Tensor:
+    """One vector a graph: mean || max over its nodes (Lee et al. 2019, section 3.3), B x 2D."""
+    return torch.cat([x_BND.mean(1), x_BND.amax(1)], dim=-1)
+
+
+class CrossModalAttention(nn.Module):
+    """Eq. 2-4: each modality of a sample attends to the modalities that the sample has.
+
+    score_ij = z_i^T W_ij z_j / sqrt(d);  alpha_i = softmax_j score_ij over available j;
+    out_i = LayerNorm(z_i + sum_j alpha_ij V_j z_j).
+
+    The softmax runs inside one sample, never across a batch. With a single modality available alpha is exactly 1 on
+    itself and nothing of another slot enters.
+
+    Args:
+        modalities: M.
+        width: d.
+
+    Shapes: z_BMD, present_BM (bool) -> out_BMD, alpha_BMM; alpha is 0 wherever i or j is absent.
+    """
+
+    def __init__(self, modalities: int, width: int) -> None:
+        super().__init__()
+        self.compatibility_MMDD = nn.Parameter(torch.empty(modalities, modalities, width, width))
+        self.value_MDD = nn.Parameter(torch.empty(modalities, width, width))
+        self.norm = nn.LayerNorm(width)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Glorot maps; LayerNorm at identity."""
+        width = self.value_MDD.shape[-1]
+        bound = math.sqrt(3.0 / width)
+        nn.init.uniform_(self.compatibility_MMDD, -bound, bound)
+        nn.init.uniform_(self.value_MDD, -bound, bound)
+        self.norm.reset_parameters()
+
+    def forward(self, z_BMD: Tensor, present_BM: Tensor) -> tuple[Tensor, Tensor]:
+        """Attended vectors and the attention weights."""
+        score_BMM = torch.einsum("bid,ijde,bje->bij", z_BMD, self.compatibility_MMDD, z_BMD) / math.sqrt(
+            z_BMD.shape[-1]
+        )
+        available_BMM = present_BM[:, :, None] & present_BM[:, None, :]
+        # not -inf: a padding row with no modality at all would turn into NaN
+        score_BMM = score_BMM.float().masked_fill(~available_BMM, torch.finfo(torch.float32).min)
+        alpha_BMM = score_BMM.softmax(-1) * available_BMM
+        value_BMD = torch.einsum("jde,bje->bjd", self.value_MDD, z_BMD)
+        return self.norm(z_BMD + alpha_BMM.to(value_BMD.dtype) @ value_BMD), alpha_BMM
+
+
+class FeatureGate(nn.Module):
+    """Feature-level fusion (section 4.1): of two, g = sigmoid(W [z_1; z_2] + b) and fused = g z_1 + (1 - g) z_2.
+
+    Written for M modalities as a softmax over them of W_m [z_1; ...; z_M] + b_m, feature by feature; for two that is
+    the sigmoid of the difference. A missing modality weighs exactly 0, so a lone one passes unchanged.
+
+    Args:
+        modalities: M.
+        width: d.
+
+    Shapes: z_BMD, present_BM (bool) -> fused_BD, gate_BMD.
+    """
+
+    def __init__(self, modalities: int, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(modalities * width, modalities * width)
+
+    def reset_parameters(self) -> None:
+        """New gate weights."""
+        self.linear.reset_parameters()
+
+    def forward(self, z_BMD: Tensor, present_BM: Tensor) -> tuple[Tensor, Tensor]:
+        """The fused vector and each modality's share of each feature."""
+        z_BMD = z_BMD * present_BM[..., None]
+        logit_BMD = self.linear(z_BMD.flatten(1)).view_as(z_BMD).float()
+        logit_BMD = logit_BMD.masked_fill(~present_BM[..., None], torch.finfo(torch.float32).min)
+        gate_BMD = logit_BMD.softmax(1) * present_BM[..., None]
+        return (gate_BMD.to(z_BMD.dtype) * z_BMD).sum(1), gate_BMD

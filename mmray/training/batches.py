@@ -1,0 +1,55 @@
+"""Segments as tensors, and a draw of them as the batch that a model takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmray.features.table import Segments
+from mmray.graphs.adjacency import dense_adjacency
+from mmray.models.crossmodal_gcn import Batch
+from mmray.training.sampling import Draw
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """One modality's S segment graphs on one device."""
+
+    x_SND: Tensor
+    neighbour_SNK: Tensor
+    weight_SNK: Tensor
+
+    def take(self, row_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Node features and dense edge weights of some rows: x_BND, weight_BNN."""
+        return self.x_SND[row_B], dense_adjacency(self.neighbour_SNK[row_B], self.weight_SNK[row_B])
+
+
+def graphs(segments: Segments, device: torch.device) -> Graphs:
+    """A modality's arrays as tensors."""
+    return Graphs(
+        torch.tensor(segments.x_SND, device=device),
+        torch.tensor(segments.neighbour_SNK, device=device),
+        torch.tensor(segments.weight_SNK, device=device),
+    )
+
+
+def batch(of: dict[str, Graphs], draw: Draw) -> Batch:
+    """The drawn segments; rows of an absent modality are zeros."""
+    device = next(iter(of.values())).x_SND.device
+    row_BM = torch.as_tensor(draw.row_BM, device=device)
+    present_BM = row_BM >= 0
+    x: dict[str, Tensor] = {}
+    weight: dict[str, Tensor] = {}
+    for column, (modality, modality_graphs) in enumerate(of.items()):
+        x_BND, weight_BNN = modality_graphs.take(row_BM[:, column].clamp(min=0))
+        here_B11 = present_BM[:, column, None, None]
+        x[modality], weight[modality] = x_BND * here_B11, weight_BNN * here_B11
+    return Batch(
+        x,
+        weight,
+        present_BM,
+        torch.as_tensor(draw.pair_B, device=device),
+        torch.as_tensor(draw.label_B, device=device),
+    )

@@ -1,0 +1,102 @@
+"""Which segments stand in which batch: a function of the seed, the epoch and the batch number, and of nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmray.errors import WorkspaceError
+from mmray.features.table import Segments
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One batch by position.
+
+    Attributes:
+        row_BM: row in each modality's segments; -1 where the sample lacks the modality.
+        pair_B: pair code; -1 in a padding row.
+        label_B: class; -1 where it is not known.
+    """
+
+    row_BM: NDArray[np.int64]
+    pair_B: NDArray[np.int64]
+    label_B: NDArray[np.int64]
+
+    def shard(self, rank: int, world: int) -> Draw:
+        """Every world-th sample from `rank` on; empty samples fill up, so that all shards have one shape."""
+        short = -len(self.row_BM) % world
+        return Draw(
+            np.pad(self.row_BM, ((0, short), (0, 0)), constant_values=-1)[rank::world],
+            np.pad(self.pair_B, (0, short), constant_values=-1)[rank::world],
+            np.pad(self.label_B, (0, short), constant_values=-1)[rank::world],
+        )
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """The training subjects and what each can offer.
+
+    Attributes:
+        offers: one entry a subject: the (pair code, rows of each modality) that a sample of it may be drawn from.
+        label: one entry a subject; -1 where it is not known.
+    """
+
+    offers: list[list[tuple[int, list[NDArray[np.int64]]]]]
+    label: list[int]
+
+    def batches(self, batch_size: int, passes: int, seed: int, epoch: int) -> Iterator[Draw]:
+        """An epoch: each pass goes once through the subjects in a new order, in batches of near-equal size.
+
+        A batch holds distinct subjects. A subject's segments are drawn anew in every pass, each modality's apart from
+        the other's, within one pair_id.
+        """
+        count = -(-len(self.offers) // batch_size)
+        for turn in range(passes):
+            rng = np.random.default_rng([seed, epoch, turn])
+            for subjects in np.array_split(rng.permutation(len(self.offers)), count):
+                samples = [self._sample(int(subject), rng) for subject in subjects]
+                yield Draw(
+                    np.array([rows for _, rows in samples], dtype=np.int64),
+                    np.array([pair for pair, _ in samples], dtype=np.int64),
+                    np.array([self.label[subject] for subject in subjects], dtype=np.int64),
+                )
+
+    def _sample(self, subject: int, rng: np.random.Generator) -> tuple[int, list[int]]:
+        offers = self.offers[subject]
+        pair, rows = offers[rng.integers(len(offers))]
+        return pair, [int(rng.choice(available)) if len(available) else -1 for available in rows]
+
+
+def sampler(segments: dict[str, Segments]) -> Sampler:
+    """Index the training segments by subject and pair_id.
+
+    A subject with any pair_id in every modality is drawn from those alone; one without still serves as a negative and
+    for classification.
+
+    Raises:
+        WorkspaceError: fewer than two subjects have every modality, so there is no negative to contrast with.
+    """
+    codes = {pair: code for code, pair in enumerate(sorted({p for s in segments.values() for p in s.pair_id_S}))}
+    rows: dict[str, dict[int, list[list[int]]]] = {}
+    label: dict[str, int] = {}
+    for position, part in enumerate(segments.values()):
+        for row, (subject, pair, known) in enumerate(zip(part.subject_id_S, part.pair_id_S, part.label_S, strict=True)):
+            offer = rows.setdefault(str(subject), {}).setdefault(codes[pair], [[] for _ in segments])
+            offer[position].append(row)
+            label[str(subject)] = max(int(known), label.get(str(subject), -1))
+    offers, paired = [], 0
+    for subject in sorted(rows):
+        every = [(code, [np.array(r, dtype=np.int64) for r in offer]) for code, offer in sorted(rows[subject].items())]
+        complete = [offer for offer in every if all(len(available) for available in offer[1])]
+        paired += bool(complete)
+        offers.append(complete or every)
+    if paired < 2:
+        raise WorkspaceError(
+            f"train: {paired} training subjects have segments of {' and '.join(segments)}; at least 2 are needed. "
+            "See quarantine.parquet, or choose another split"
+        )
+    return Sampler(offers, [label[subject] for subject in sorted(rows)])

@@ -1,0 +1,312 @@
+"""`mmray train`: one fold fitted, here or on Ray Train's workers, then evaluated on subjects it never saw.
+
+State lives in one file, runs/<id>/checkpoint.safetensors, replaced atomically after every epoch, whatever the number of
+workers. A fit whose worker or driver dies goes on from it, also with another number of workers. Ray Train starts the
+workers, joins them and starts them again; it stores nothing that anyone reads back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow.compute as pc
+import torch
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from mmray import cluster, config, progress
+from mmray.config import Config
+from mmray.errors import ConfigError, MmrayError, ResourceError, WorkspaceError
+from mmray.evaluation import table
+from mmray.features.table import Segments
+from mmray.features.table import load as load_segments
+from mmray.models import registry
+from mmray.models.crossmodal_gcn import CrossModalGCN
+from mmray.recordings import splits
+from mmray.recordings.splits import Fold
+from mmray.schema import MODALITIES, Metric, metrics_of
+from mmray.storage import Workspace
+from mmray.training import loop, results
+from mmray.training.checkpoint import Checkpoint, EpochRecord, read_checkpoint, write_checkpoint
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What `mmray train` tells.
+
+    Attributes:
+        folder: where the run's files lie, as a path of the workspace's filesystem.
+        best_epoch: whose weights were kept.
+        trained: False where the run was there already.
+    """
+
+    run_id: str
+    folder: str
+    metrics: list[Metric]
+    history: list[EpochRecord]
+    best_epoch: int
+    trained: bool
+
+    def render(self) -> RenderableType:
+        """The figures as tables, and where everything lies."""
+        best = self.history[self.best_epoch]
+        fitted = "fitted" if self.trained else "was fitted before; nothing to do"
+        return Group(
+            Text(f"Run {self.run_id} {fitted}: {len(self.history)} epochs, the best was epoch {best.epoch + 1}."),
+            Text(f"Validation MRR {best.validation_mrr:.3f}. All files: {self.folder}\n"),
+            table.render(self.metrics),
+        )
+
+
+def train(settings: Config) -> RunSummary:
+    """Fit one fold, evaluate it on the fold's test subjects and write runs/<id>/.
+
+    A finished run is not fitted again; an interrupted one goes on after its last epoch.
+
+    Raises:
+        WorkspaceError: features, recordings or split are missing, damaged, or hold too few subjects.
+        ConfigError: there is no such fold, or the recordings cannot be split as asked.
+        ResourceError: the cluster has no room for the workers, or they failed too often.
+    """
+    workspace = Workspace(settings.workspace)
+    splits.write_split(settings)
+    fold = _fold(workspace, settings)
+    run_id = run_name(workspace, settings)
+    trained = not workspace.exists("runs", run_id, "model.safetensors")
+    if trained:
+        segments = _segments(workspace, settings, fold)
+        state = _fit(workspace, settings, run_id, segments, fold)
+        model = _new_model(settings, segments, _classes(workspace))
+        model.load_state_dict(state.part("best"))
+        results.write_fitted(workspace, settings, run_id, model.eval(), segments, fold, state)
+    if not results.is_evaluated(workspace, settings, run_id):
+        results.write_evaluation(workspace, settings, run_id)
+    summary = workspace.read_json("runs", run_id, "run.json")
+    history = [EpochRecord(**row) for row in workspace.read_table("runs", run_id, "history.parquet").to_pylist()]
+    metrics = metrics_of(workspace.read_table("runs", run_id, "metrics.parquet"))
+    return RunSummary(run_id, workspace.path("runs", run_id), metrics, history, summary["best_epoch"], trained)
+
+
+def run_name(workspace: Workspace, settings: Config) -> str:
+    """The model's name and a digest of all that decides its weights; hardware and number of workers are left out.
+
+    Raises:
+        WorkspaceError: nothing was prepared with these features' settings.
+    """
+    digest = config.digest(settings.features)
+    if not workspace.exists("features", digest, "parts.parquet"):
+        raise WorkspaceError(
+            f"features/{digest} is not in workspace {workspace.root}; run `mmray prepare` with this config"
+        )
+    parts = workspace.read_table("features", digest, "parts.parquet").sort_by("recording_id").to_pylist()
+    split = workspace.read_bytes("splits", f"{settings.split.name}.json")
+    inputs = hashlib.sha256(repr(parts).encode() + split).hexdigest()
+    name = config.digest(settings.features, inputs, settings.train, settings.model, settings.seed)
+    return f"{settings.model.name}-{name}"
+
+
+def _fold(workspace: Workspace, settings: Config) -> Fold:
+    folds = splits.load_split(workspace, settings.split.name)
+    if settings.train.fold >= len(folds):
+        raise ConfigError(
+            f"config: train.fold = {settings.train.fold}, and split '{settings.split.name}' has {len(folds)} folds; "
+            f"choose 0 to {len(folds) - 1}"
+        )
+    return folds[settings.train.fold]
+
+
+def _segments(workspace: Workspace, settings: Config, fold: Fold) -> dict[str, Segments]:
+    digest, subjects = config.digest(settings.features), {*fold.train, *fold.validation, *fold.test}
+    return {modality: load_segments(workspace, digest, modality, subjects) for modality in MODALITIES}
+
+
+def _new_model(settings: Config, segments: dict[str, Segments], classes: int) -> CrossModalGCN:
+    torch.manual_seed(settings.seed)
+    return registry.build(settings.model, {m: part.shape for m, part in segments.items()}, classes)
+
+
+def _classes(workspace: Workspace) -> int:
+    label = pc.max(workspace.read_table("recordings.parquet", columns=["label"])["label"]).as_py()
+    return max(1, label or 0) + 1
+
+
+def _fit(workspace: Workspace, settings: Config, run_id: str, segments: dict[str, Segments], fold: Fold) -> Checkpoint:
+    state = read_checkpoint(workspace, "runs", run_id, CHECKPOINT)
+    if state is not None and state.finished:
+        return state
+    loop.require_pairs(results.chosen(segments, fold.train), results.chosen(segments, fold.validation))
+    done = len(state.history) if state else 0
+    with progress.bar("train", settings.train.epochs) as advance:
+        advance(done)
+        if settings.train.num_workers:
+            _fit_on_workers(settings, run_id, done, advance)
+        else:
+            place = loop.Place(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+            _fit_here(settings, run_id, segments, place, lambda record: advance(1, _note(record)))
+    state = read_checkpoint(workspace, "runs", run_id, CHECKPOINT)
+    if state is None or not state.finished:
+        raise WorkspaceError(
+            f"workspace {workspace.root}: the workers ended without a finished runs/{run_id}/{CHECKPOINT}; "
+            "do all machines see the same workspace?"
+        )
+    return state
+
+
+def _fit_here(
+    settings: Config,
+    run_id: str,
+    segments: dict[str, Segments],
+    place: loop.Place,
+    tell: Callable[[EpochRecord], None],
+) -> None:
+    """Fit on this worker. Rank 0 writes the checkpoint, and only then does any worker tell of the epoch."""
+    workspace = Workspace(settings.workspace)
+    fold = _fold(workspace, settings)
+
+    def on_epoch(state: Checkpoint) -> None:
+        if place.rank == 0:
+            write_checkpoint(workspace, state, "runs", run_id, CHECKPOINT)
+        tell(state.history[-1])
+
+    loop.fit(
+        _new_model(settings, segments, _classes(workspace)),
+        results.chosen(segments, fold.train),
+        results.chosen(segments, fold.validation),
+        settings.train,
+        settings.seed,
+        start=read_checkpoint(workspace, "runs", run_id, CHECKPOINT),
+        on_epoch=on_epoch,
+        place=place,
+    )
+
+
+def _fit_on_workers(settings: Config, run_id: str, done: int, advance: progress.Advance) -> None:
+    # the controller looks after its workers this often; a report waits for it
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    with cluster.session(settings.cluster):
+        from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        require_room(settings)
+        workspace = Workspace(settings.workspace)
+        gpus = settings.cluster.gpus_per_worker
+        resources = {"CPU": settings.cluster.worker_cpus} | ({"GPU": gpus} if gpus else {})
+        with _epochs_shown(done, advance) as queue:
+            trainer = TorchTrainer(
+                _worker,
+                train_loop_config={"config": settings.model_dump(mode="json"), "run_id": run_id, "queue": queue},
+                torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+                scaling_config=ScalingConfig(
+                    num_workers=settings.train.num_workers, use_gpu=gpus > 0, resources_per_worker=resources
+                ),
+                run_config=RunConfig(
+                    name="ray",
+                    storage_path=workspace.path("runs", run_id),
+                    storage_filesystem=workspace.filesystem,
+                    failure_config=FailureConfig(
+                        max_failures=settings.train.max_failures,
+                        controller_failure_limit=3,  # type: ignore[call-arg]  # ray.train is typed as its version 1
+                    ),
+                ),
+            )
+            try:
+                trainer.fit()
+            except TrainingFailedError as error:
+                raise _cause(error, settings) from error
+
+
+def _worker(task: dict[str, Any]) -> None:
+    """One of Ray Train's workers; the process group stands already."""
+    import ray.train
+    from ray.train.torch import get_device
+
+    settings = config.from_dict(task["config"])
+    cluster.limit_threads(settings.cluster.worker_cpus)
+    torch.set_num_threads(max(1, int(settings.cluster.worker_cpus)))
+    context = ray.train.get_context()
+    place = loop.Place(context.get_world_rank(), context.get_world_size(), get_device())
+
+    def tell(record: EpochRecord) -> None:
+        if place.rank == 0:
+            task["queue"].put(record)
+        ray.train.report(asdict(record))
+
+    workspace = Workspace(settings.workspace)
+    segments = _segments(workspace, settings, _fold(workspace, settings))
+    _fit_here(settings, task["run_id"], segments, place, tell)
+
+
+def require_room(settings: Config) -> None:
+    """Refuse a group of workers that the cluster could not hold even when idle; Ray would wait for ever.
+
+    Raises:
+        ResourceError: the nodes hold fewer workers than asked for.
+    """
+    import ray
+
+    wanted, share = settings.train.num_workers, settings.cluster
+    room = 0
+    for node in ray.nodes():
+        if node["Alive"]:
+            here = node["Resources"].get("CPU", 0.0) // share.worker_cpus
+            if share.gpus_per_worker:
+                here = min(here, node["Resources"].get("GPU", 0.0) // share.gpus_per_worker)
+            room += int(here)
+    if room < wanted:
+        gpus = f" and {share.gpus_per_worker:g} GPU" if share.gpus_per_worker else ""
+        raise ResourceError(
+            f"train: the cluster holds {room} workers of {share.worker_cpus:g} CPU{gpus}, and train.num_workers = "
+            f"{wanted}; lower train.num_workers or cluster.worker_cpus, or add nodes"
+        )
+
+
+@contextmanager
+def _epochs_shown(done: int, advance: progress.Advance) -> Iterator[Any]:
+    """A queue for the workers' epochs, which move the driver's bar; an epoch done again moves nothing."""
+    from ray.util.queue import Empty, Queue
+
+    queue = Queue(actor_options={"num_cpus": 0})
+    over = threading.Event()
+
+    def show() -> None:
+        shown = done
+        while not over.is_set():
+            try:
+                record = queue.get(timeout=0.5)
+            except Empty:
+                continue
+            if record.epoch >= shown:
+                shown = record.epoch + 1
+                advance(1, _note(record))
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield queue
+    finally:
+        over.set()
+        thread.join()
+        queue.shutdown()
+
+
+def _note(record: EpochRecord) -> str:
+    return f"loss {record.loss:.3f}, validation MRR {record.validation_mrr:.3f}"
+
+
+def _cause(error: Exception, settings: Config) -> MmrayError:
+    for failure in getattr(error, "worker_failures", {}).values():
+        root = getattr(failure, "_base_exc", failure)
+        if isinstance(root, MmrayError):
+            return root
+    return ResourceError(
+        f"train: the workers failed more often than train.max_failures = {settings.train.max_failures} allows: "
+        f"{str(error).strip().splitlines()[-1]}; the same command goes on after the last finished epoch"
+    )

@@ -1,0 +1,98 @@
+"""Run files: what is written is read back, and nothing else is accepted."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from mmray import config
+from mmray.errors import WorkspaceError
+from mmray.models.registry import build
+from mmray.storage import Workspace
+from mmray.training.checkpoint import Checkpoint, EpochRecord, load_run, read_checkpoint, save_model, write_checkpoint
+
+SHAPES = {"eeg": (6, 3), "audio": (5, 4)}
+SETTINGS = config.from_dict({"model": {"hidden": 8, "embedding": 6}})
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return Workspace(str(tmp_path))
+
+
+@pytest.fixture
+def run(workspace):
+    model = build(SETTINGS.model, SHAPES, classes=3)
+    workspace.write_text(config.to_yaml(SETTINGS), "runs", "r", "config.yaml")
+    save_model(workspace, model.state_dict(), "r")
+    summary = {"shapes": {m: list(shape) for m, shape in SHAPES.items()}, "classes": 3, "fold": 1}
+    workspace.write_json(summary | {"features_digest": "abc"}, "runs", "r", "run.json")
+    return model
+
+
+def test_a_checkpoint_is_read_back_whole(workspace):
+    record = EpochRecord(0, 0.1 + 0.2, 1.0, 2.0, 0.5, 14.3, 1e-3)
+    written = Checkpoint({"model.a": torch.rand(3)}, [{"lr": 1 / 3}], {"last_epoch": 1}, [record], 0, 0.5, 2, True)
+    write_checkpoint(workspace, written, "c")
+    found = read_checkpoint(workspace, "c")
+    assert torch.equal(found.tensors.pop("model.a"), written.tensors.pop("model.a"))
+    assert found == written
+
+
+def test_no_checkpoint_is_none(workspace):
+    assert read_checkpoint(workspace, "c") is None
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"", lambda data: b"\xff" * 64])
+def test_a_damaged_checkpoint_is_refused(workspace, damage):
+    write_checkpoint(workspace, Checkpoint({"model.a": torch.rand(3)}, [], {}), "c")
+    workspace.write_bytes(damage(workspace.read_bytes("c")), "c")
+    with pytest.raises(WorkspaceError, match="c is damaged"):
+        read_checkpoint(workspace, "c")
+
+
+def test_a_loaded_run_embeds_as_the_saved_model_did(workspace, run):
+    loaded = load_run(workspace, "r")
+    x_BND, weight_BNN = torch.randn(2, *SHAPES["eeg"]), torch.zeros(2, 6, 6)
+    assert torch.equal(loaded.model.embed("eeg", x_BND, weight_BNN), run.eval().embed("eeg", x_BND, weight_BNN))
+    assert (loaded.shapes, loaded.classes, loaded.fold, loaded.features_digest) == (SHAPES, 3, 1, "abc")
+
+
+def test_weights_of_another_architecture_are_refused(workspace, run):
+    save_model(workspace, build(config.Model(hidden=4, embedding=4), SHAPES, classes=3).state_dict(), "r")
+    with pytest.raises(WorkspaceError, match="another architecture"):
+        load_run(workspace, "r")
+
+
+def test_truncated_weights_are_refused(workspace, run):
+    workspace.write_bytes(
+        workspace.read_bytes("runs", "r", "model.safetensors")[:-50], "runs", "r", "model.safetensors"
+    )
+    with pytest.raises(WorkspaceError, match=r"model\.safetensors is damaged"):
+        load_run(workspace, "r")
+
+
+def test_pickled_weights_are_refused(workspace, run, tmp_path):
+    torch.save(run.state_dict(), tmp_path / "runs" / "r" / "model.safetensors")
+    with pytest.raises(WorkspaceError, match=r"model\.safetensors is damaged"):
+        load_run(workspace, "r")
+
+
+@pytest.mark.parametrize("text", ["model: {hiden: 3}", "a: [", "[]"])
+def test_a_damaged_config_is_refused(workspace, run, text):
+    workspace.write_text(text, "runs", "r", "config.yaml")
+    with pytest.raises(WorkspaceError, match="runs/r is damaged"):
+        load_run(workspace, "r")
+
+
+def test_a_run_summary_without_its_fields_is_refused(workspace, run):
+    workspace.write_text(json.dumps({"classes": 3}), "runs", "r", "run.json")
+    with pytest.raises(WorkspaceError, match="runs/r is damaged"):
+        load_run(workspace, "r")
+
+
+def test_an_unknown_run_is_refused_with_those_that_exist(workspace, run):
+    with pytest.raises(WorkspaceError, match=r"runs/other is not a finished run; finished: r$"):
+        load_run(workspace, "other")

@@ -1,0 +1,137 @@
+"""A fit learns what is there, nothing where nothing is, and goes on as if it had never stopped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mmray import config
+from mmray.errors import ConfigError, WorkspaceError
+from mmray.models.registry import build
+from mmray.storage import Workspace
+from mmray.training import batches, inference
+from mmray.training.checkpoint import read_checkpoint, write_checkpoint
+from mmray.training.loop import fit
+
+SETTINGS = config.Model(hidden=16, embedding=16)
+TRAIN = config.Train(epochs=5, batch_size=16, passes=3, learning_rate=3e-3)
+
+
+def model_for(segments):
+    torch.manual_seed(0)
+    return build(SETTINGS, {m: part.shape for m, part in segments.items()}, classes=2)
+
+
+def unseen_mrr(segments, state):
+    model = model_for(segments)
+    model.load_state_dict(state.part("best"))
+    model.eval()
+    z = {m: inference.embed(model, m, batches.graphs(s, torch.device("cpu"))) for m, s in segments.items()}
+    return inference.paired_mrr(z, segments)
+
+
+@pytest.fixture(scope="module")
+def easy(generated):
+    return generated(subjects=60, segments=3)
+
+
+@pytest.fixture(scope="module")
+def fitted(easy, by_subject):
+    return fit(model_for(easy), by_subject(easy, range(30)), by_subject(easy, range(30, 40)), TRAIN, seed=0)
+
+
+def test_the_loss_falls(fitted):
+    assert fitted.history[-1].loss < 0.6 * fitted.history[0].loss
+
+
+def test_unseen_subjects_are_retrieved_where_the_modalities_share_traits(easy, by_subject, fitted):
+    assert unseen_mrr(by_subject(easy, range(40, 60)), fitted) > 0.5  # chance 0.18
+
+
+def test_unseen_subjects_are_at_chance_where_the_modalities_share_nothing(generated, by_subject):
+    noise = generated(subjects=60, segments=3, coupled=False)
+    state = fit(model_for(noise), by_subject(noise, range(20)), by_subject(noise, range(20, 30)), TRAIN, seed=0)
+    assert unseen_mrr(by_subject(noise, range(30, 60)), state) < 0.3  # chance 0.13
+
+
+def test_the_best_weights_are_those_of_the_best_epoch(easy, by_subject, fitted):
+    best = max(record.validation_mrr for record in fitted.history)
+    assert unseen_mrr(by_subject(easy, range(30, 40)), fitted) == pytest.approx(best)
+
+
+def test_the_learning_rate_follows_a_cosine_to_the_budget(fitted):
+    expected = [TRAIN.learning_rate * (1 + np.cos(np.pi * epoch / TRAIN.epochs)) / 2 for epoch in range(TRAIN.epochs)]
+    assert [record.learning_rate for record in fitted.history] == pytest.approx(expected)
+
+
+def test_scalers_are_fitted_on_training_subjects_alone(easy, by_subject, fitted):
+    expected = by_subject(easy, range(30))["eeg"].x_SND.mean(0)
+    np.testing.assert_allclose(fitted.tensors["best.encoders.eeg.mean_ND"].numpy(), expected, atol=1e-5)
+
+
+def test_validation_values_reach_no_weight(easy, by_subject):
+    validation = by_subject(easy, range(30, 40))
+    wild = {m: replace(part, x_SND=part.x_SND * 1e6) for m, part in validation.items()}
+    short = TRAIN.model_copy(update={"epochs": 1})
+    one, other = (fit(model_for(easy), by_subject(easy, range(30)), v, short, seed=0) for v in (validation, wild))
+    assert all(
+        torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items() if name.startswith("model.")
+    )
+
+
+def test_a_fit_stops_when_validation_no_longer_rises(easy, by_subject):
+    patient = TRAIN.model_copy(update={"epochs": 30, "patience": 2, "passes": 1})
+    state = fit(model_for(easy), by_subject(easy, range(30)), by_subject(easy, range(30, 40)), patient, seed=0)
+    last_rise = max(
+        epoch
+        for epoch, record in enumerate(state.history)
+        if record.validation_mrr > max((r.validation_mrr for r in state.history[:epoch]), default=-1)
+    )
+    assert len(state.history) == last_rise + 1 + patient.patience
+
+
+@pytest.mark.parametrize("stop_after", [1, 3])
+def test_a_resumed_fit_ends_bit_identical(easy, by_subject, fitted, tmp_path, stop_after):
+    workspace = Workspace(str(tmp_path))
+
+    class KilledError(Exception):
+        pass
+
+    def on_epoch(state):
+        write_checkpoint(workspace, state, "checkpoint")
+        if len(state.history) == stop_after:
+            raise KilledError
+
+    data = by_subject(easy, range(30)), by_subject(easy, range(30, 40))
+    with pytest.raises(KilledError):
+        fit(model_for(easy), *data, TRAIN, seed=0, on_epoch=on_epoch)
+    torch.manual_seed(99)
+    resumed = fit(model_for(easy), *data, TRAIN, seed=0, start=read_checkpoint(workspace, "checkpoint"))
+    assert resumed.tensors.keys() == fitted.tensors.keys()
+    assert [name for name, tensor in fitted.tensors.items() if not torch.equal(tensor, resumed.tensors[name])] == []
+    assert resumed.history == fitted.history
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(easy, by_subject, fitted):
+    wider = build(config.Model(hidden=8, embedding=8), {m: p.shape for m, p in easy.items()}, classes=2)
+    unfinished = replace(fitted, finished=False)
+    with pytest.raises(WorkspaceError, match="another architecture"):
+        fit(wider, by_subject(easy, range(30)), by_subject(easy, range(30, 40)), TRAIN, seed=0, start=unfinished)
+
+
+def test_a_validation_set_without_two_pairs_is_refused(generated, by_subject):
+    segments = generated(subjects=8, lone=3)
+    with pytest.raises(WorkspaceError, match="fewer than 2 validation subjects"):
+        fit(model_for(segments), by_subject(segments, range(4)), by_subject(segments, range(4, 8)), TRAIN, seed=0)
+
+
+def test_a_loss_that_is_not_finite_ends_the_fit(easy, by_subject):
+    training = by_subject(easy, range(30))
+    x_SND = training["eeg"].x_SND.copy()
+    x_SND[:, 0, 0] = np.nan
+    broken = training | {"eeg": replace(training["eeg"], x_SND=x_SND)}
+    with pytest.raises(ConfigError, match="the loss is nan in epoch 1"):
+        fit(model_for(easy), broken, by_subject(easy, range(30, 40)), TRAIN, seed=0)

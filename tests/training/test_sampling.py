@@ -1,0 +1,86 @@
+"""What a batch holds, and that nothing but seed, epoch and position decides it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmray.errors import WorkspaceError
+from mmray.training.sampling import sampler
+
+
+@pytest.fixture
+def segments(generated):
+    return generated(subjects=13, segments=4, lone=3)
+
+
+def subjects_of(draw, segments):
+    return [str(segments["eeg"].subject_id_S[row]) for row in draw.row_BM[:, 0]]
+
+
+def test_a_batch_holds_distinct_subjects(segments):
+    for draw in sampler(segments).batches(5, 3, seed=0, epoch=0):
+        assert len(set(subjects_of(draw, segments))) == len(draw.row_BM)
+
+
+def test_every_pass_goes_once_through_all_subjects(segments):
+    draws = list(sampler(segments).batches(5, 2, seed=0, epoch=0))
+    first = [subject for draw in draws[: len(draws) // 2] for subject in subjects_of(draw, segments)]
+    assert sorted(first) == [f"s{u:03d}" for u in range(13)]
+
+
+def test_both_modalities_of_a_sample_are_of_one_pair(segments):
+    for draw in sampler(segments).batches(5, 3, seed=0, epoch=0):
+        for eeg, audio in draw.row_BM:
+            assert audio == -1 or segments["eeg"].pair_id_S[eeg] == segments["audio"].pair_id_S[audio]
+
+
+def test_a_subject_without_voice_is_drawn_without_voice(segments):
+    for draw in sampler(segments).batches(5, 1, seed=0, epoch=0):
+        lone = [subject >= "s010" for subject in subjects_of(draw, segments)]
+        assert (draw.row_BM[:, 1] == -1).tolist() == lone
+
+
+def test_time_locked_pairs_are_never_mixed(segments):
+    trials = {
+        m: replace(part, pair_id_S=np.array([i.replace(f"_{m}", "") for i in part.segment_id_S]))
+        for m, part in segments.items()
+    }
+    for draw in sampler(trials).batches(5, 3, seed=0, epoch=0):
+        for eeg, audio in draw.row_BM:
+            assert audio == -1 or segments["eeg"].start_s_S[eeg] == segments["audio"].start_s_S[audio]
+
+
+def test_segments_are_paired_anew_in_every_epoch(segments):
+    first, second = (np.concatenate([d.row_BM for d in sampler(segments).batches(13, 1, 0, e)]) for e in (0, 1))
+    assert {tuple(row) for row in first} != {tuple(row) for row in second}
+
+
+def test_an_epoch_is_a_function_of_seed_and_epoch(segments):
+    one, other = (list(sampler(segments).batches(5, 2, seed=3, epoch=4)) for _ in range(2))
+    assert all(np.array_equal(a.row_BM, b.row_BM) for a, b in zip(one, other, strict=True))
+
+
+@given(world=st.integers(1, 6), batch_size=st.integers(2, 14))
+@settings(max_examples=20, deadline=None)
+def test_shards_are_equal_in_shape_and_make_up_the_batch(generated, world, batch_size):
+    for draw in sampler(generated(subjects=13, segments=2)).batches(batch_size, 1, seed=0, epoch=0):
+        shards = [draw.shard(rank, world) for rank in range(world)]
+        assert len({shard.row_BM.shape for shard in shards}) == 1
+        rows = np.concatenate([shard.row_BM for shard in shards])
+        kept = rows[rows[:, 0] >= 0]
+        assert sorted(map(tuple, kept)) == sorted(map(tuple, draw.row_BM))
+
+
+def test_a_label_known_in_one_modality_labels_the_subject(segments):
+    unlabelled = segments | {"eeg": replace(segments["eeg"], label_S=np.full(len(segments["eeg"]), -1, np.int8))}
+    assert sampler(unlabelled).label[0] == segments["audio"].label_S[0]
+
+
+def test_fewer_than_two_paired_subjects_are_refused(generated):
+    with pytest.raises(WorkspaceError, match="1 training subjects have segments of eeg and audio"):
+        sampler(generated(subjects=4, lone=3))

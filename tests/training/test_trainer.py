@@ -1,0 +1,231 @@
+"""`mmray train` whole: what it leaves, and that no kill changes it. Real Ray, real SIGKILL."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pytest
+import torch
+
+from mmray import config
+from mmray.errors import ConfigError, ResourceError, WorkspaceError
+from mmray.features.table import load
+from mmray.schema import EMBEDDINGS, METRICS, PREDICTIONS
+from mmray.storage import Workspace
+from mmray.training import inference, trainer
+from mmray.training.batches import graphs
+from mmray.training.checkpoint import load_run, read_checkpoint
+
+EPOCHS = 25
+
+
+def settings_in(root: Path, **train) -> config.Config:
+    return config.from_dict(
+        {
+            "workspace": str(root),
+            "model": {"hidden": 8, "embedding": 8},
+            "train": {"epochs": EPOCHS, "patience": EPOCHS, "batch_size": 8, "passes": 1, **train},
+            "split": {"folds": 3, "validation_fraction": 0.4},
+            "evaluate": {"bootstraps": 20, "permutations": 20},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, prepared):
+    """An undisturbed run in this process."""
+    settings = settings_in(tmp_path_factory.mktemp("here"))
+    workspace = prepared(settings.workspace, settings, subjects=24, segments=3, lone=3)
+    return settings, workspace, trainer.train(settings)
+
+
+@pytest.fixture(scope="module")
+def on_two_workers(tmp_path_factory, prepared, ray_session):
+    """The weights of an undisturbed run on two workers."""
+    settings = settings_in(tmp_path_factory.mktemp("there"), num_workers=2)
+    workspace = prepared(settings.workspace, settings, subjects=24, segments=3, lone=3)
+    return weights(workspace, trainer.train(settings).run_id)
+
+
+def weights(workspace: Workspace, run_id: str) -> bytes:
+    return workspace.read_bytes("runs", run_id, "model.safetensors")
+
+
+def wait_for_epoch(workspace: Workspace, run_id: str, epoch: int) -> None:
+    while True:
+        state = read_checkpoint(workspace, "runs", run_id, trainer.CHECKPOINT)
+        if state is not None and len(state.history) >= epoch:
+            assert not state.finished, "the run ended before it could be killed; raise EPOCHS"
+            return
+        time.sleep(0.02)
+
+
+def test_a_run_leaves_its_tables(run):
+    _, workspace, summary = run
+    schemas = {"embeddings": EMBEDDINGS, "predictions": PREDICTIONS, "metrics": METRICS}
+    found = {name: workspace.read_table("runs", summary.run_id, f"{name}.parquet").schema for name in schemas}
+    assert found == schemas
+
+
+def test_every_segment_is_embedded_at_unit_length(run):
+    _, workspace, summary = run
+    table = workspace.read_table("runs", summary.run_id, "embeddings.parquet")
+    z_SE = np.stack(table["z"].to_pylist())
+    assert len(table) == 24 * 3 + 21 * 3
+    np.testing.assert_allclose(np.linalg.norm(z_SE, axis=1), 1, atol=1e-5)
+
+
+def test_a_subject_without_voice_is_classified_by_its_eeg(run):
+    _, workspace, summary = run
+    table = workspace.read_table("runs", summary.run_id, "predictions.parquet")
+    assert {"s021", "s022", "s023"} <= set(table["subject_id"].to_pylist())
+
+
+def test_test_subjects_are_retrieved_above_chance(run):
+    _, _, summary = run
+    found = [m for m in summary.metrics if (m.level, m.metric) == ("subject", "MRR")]
+    assert len(found) == 2
+    assert all(metric.value > metric.chance for metric in found)
+
+
+def test_a_finished_run_is_not_fitted_again(run):
+    settings, workspace, summary = run
+    written = workspace.filesystem.get_file_info(workspace.path("runs", summary.run_id, trainer.CHECKPOINT)).mtime_ns
+    again = trainer.train(settings)
+    assert (again.trained, again.metrics) == (False, summary.metrics)
+    assert (
+        workspace.filesystem.get_file_info(workspace.path("runs", summary.run_id, trainer.CHECKPOINT)).mtime_ns
+        == written
+    )
+
+
+def test_other_resampling_settings_evaluate_the_same_weights_again(run):
+    settings, workspace, summary = run
+    other = settings.model_copy(update={"evaluate": config.Evaluate(bootstraps=30, permutations=30)})
+    before = weights(workspace, summary.run_id)
+    again = trainer.train(other)
+    assert again.run_id == summary.run_id
+    assert again.metrics != summary.metrics
+    assert weights(workspace, summary.run_id) == before
+
+
+def test_a_loaded_run_makes_the_stored_embeddings(run):
+    _, workspace, summary = run
+    loaded = load_run(workspace, summary.run_id)
+    part = load(workspace, loaded.features_digest, "eeg")
+    table = workspace.read_table("runs", summary.run_id, "embeddings.parquet")
+    stored = np.stack(table.filter(pa.compute.equal(table["modality"], "eeg"))["z"].to_pylist())
+    np.testing.assert_array_equal(inference.embed(loaded.model, "eeg", graphs(part, torch.device("cpu"))), stored)
+
+
+def test_the_run_id_follows_the_seed_and_not_the_number_of_workers(run):
+    settings, workspace, summary = run
+    two = settings.model_copy(update={"train": settings.train.model_copy(update={"num_workers": 2})})
+    assert trainer.run_name(workspace, two) == summary.run_id
+    assert trainer.run_name(workspace, settings.model_copy(update={"seed": 1})) != summary.run_id
+
+
+def test_an_unknown_fold_is_refused(run):
+    settings, _, _ = run
+    with pytest.raises(ConfigError, match=r"train.fold = 7, and split 'default' has 3 folds"):
+        trainer.train(settings.model_copy(update={"train": settings.train.model_copy(update={"fold": 7})}))
+
+
+def test_features_that_were_not_prepared_are_named(run):
+    settings, _, _ = run
+    other = settings.model_copy(update={"features": config.Features(audio=config.Audio(nodes=64))})
+    with pytest.raises(WorkspaceError, match=r"is not in workspace .*; run `mmray prepare`"):
+        trainer.train(other)
+
+
+def test_a_group_that_can_never_fit_is_refused_before_it_starts(tmp_path, prepared, ray_session):
+    settings = settings_in(tmp_path, num_workers=99)
+    prepared(settings.workspace, settings, subjects=12)
+    with pytest.raises(ResourceError, match=r"the cluster holds \d+ workers of 0.5 CPU, and train.num_workers = 99"):
+        trainer.train(settings)
+
+
+def test_values_of_test_subjects_reach_no_weight(run, tmp_path, prepared):
+    settings, workspace, summary = run
+    test = workspace.read_json("splits", "default.json")["parts"][0]["test"]
+    wild = settings.model_copy(update={"workspace": str(tmp_path)})
+    changed = prepared(wild.workspace, wild, subjects=24, segments=3, lone=3, scaled={subject: 1e6 for subject in test})
+    again = trainer.train(wild)
+    assert again.run_id == summary.run_id
+    assert weights(changed, again.run_id) == weights(workspace, summary.run_id)
+
+
+DRIVER = """
+import sys
+from mmray import config
+from mmray.training import trainer
+trainer.train(config.load(sys.argv[1]))
+"""
+
+
+def kill_driver_after_two_epochs(settings: config.Config, workspace: Workspace, run_id: str, folder: Path) -> None:
+    (folder / "config.yaml").write_text(config.to_yaml(settings))
+    with open(folder / "driver.log", "wb") as log:
+        driver = subprocess.Popen(
+            [sys.executable, "-c", DRIVER, str(folder / "config.yaml")],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+    try:
+        waiting = threading.Thread(target=wait_for_epoch, args=(workspace, run_id, 2), daemon=True)
+        waiting.start()
+        while waiting.is_alive():
+            assert driver.poll() is None, (folder / "driver.log").read_text()
+            waiting.join(0.1)
+    finally:
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
+
+
+def test_a_killed_driver_run_again_ends_with_the_same_weights(run, tmp_path, prepared):
+    _, undisturbed, summary = run
+    settings = settings_in(tmp_path / "ws")
+    workspace = prepared(settings.workspace, settings, subjects=24, segments=3, lone=3)
+    kill_driver_after_two_epochs(settings, workspace, summary.run_id, tmp_path)
+    assert weights(workspace, trainer.train(settings).run_id) == weights(undisturbed, summary.run_id)
+
+
+def test_a_killed_driver_of_two_workers_run_again_ends_with_the_same_weights(
+    on_two_workers, run, tmp_path, prepared, ray_session
+):
+    settings = settings_in(tmp_path / "ws", num_workers=2)
+    workspace = prepared(settings.workspace, settings, subjects=24, segments=3, lone=3)
+    kill_driver_after_two_epochs(settings, workspace, run[2].run_id, tmp_path)
+    assert weights(workspace, trainer.train(settings).run_id) == on_two_workers
+
+
+def test_a_killed_worker_is_replaced_and_the_weights_stay_the_same(
+    on_two_workers, run, tmp_path, prepared, ray_session
+):
+    settings = settings_in(tmp_path, num_workers=2)
+    workspace = prepared(settings.workspace, settings, subjects=24, segments=3, lone=3)
+    killed = []
+
+    def kill_one() -> None:
+        wait_for_epoch(workspace, run[2].run_id, 2)
+        ours = psutil.Process().children(recursive=True)
+        workers = [process for process in ours if "RayTrainWorker" in " ".join(process.cmdline())]
+        workers[-1].kill()
+        killed.append(workers[-1].pid)
+
+    killer = threading.Thread(target=kill_one, daemon=True)
+    killer.start()
+    found = weights(workspace, trainer.train(settings).run_id)
+    assert killed
+    assert found == on_two_workers
