@@ -1,0 +1,185 @@
+"""From a finished run and its prepared features to a published index, on Ray Data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+import mmray
+from mmray import cluster, progress
+from mmray import config as configuration
+from mmray.config import Config
+from mmray.errors import WorkspaceError
+from mmray.features import table as features
+from mmray.index import store
+from mmray.index.base import METADATA, Manifest
+from mmray.index.embed import recording_vector
+from mmray.storage import Workspace
+from mmray.training.checkpoint import LoadedRun, load_run
+
+_BLOCK = 8  # recordings at least: a worker process takes seconds to start, a recording a fraction of one
+
+
+@dataclass(frozen=True)
+class IndexSummary:
+    """What `mmray index` published.
+
+    Attributes:
+        counts: vectors by modality.
+        built: False where this very version was there already.
+    """
+
+    version: str
+    run_id: str
+    kind: str
+    width: int
+    counts: dict[str, int]
+    roles: dict[str, int]
+    built: bool
+
+    def render(self) -> str:
+        """As lines for a terminal."""
+        held = ", ".join(f"{count} {modality}" for modality, count in self.counts.items())
+        roles = ", ".join(f"{count} {role}" for role, count in self.roles.items())
+        return (
+            f"index {self.version} ({'published' if self.built else 'already published'}), run {self.run_id}\n"
+            f"{held} recordings, {self.width} numbers each, {self.kind}; by their part in the run: {roles}\n"
+            "next: mmray search RECORDING_ID_OR_FILE --target audio, or mmray serve"
+        )
+
+
+def build_index(config: Config, run_id: str | None = None) -> IndexSummary:
+    """Embed every prepared recording with a run's model and publish the vectors.
+
+    Args:
+        run_id: the run; None takes the newest finished one.
+
+    Raises:
+        WorkspaceError: there is no such run, its features are missing, or the workspace cannot be written.
+        ResourceError: Ray cannot start.
+    """
+    workspace = Workspace(config.workspace)
+    run = load_run(workspace, run_id or newest_run(workspace))
+    model = hashlib.sha256(workspace.read_bytes("runs", run.run_id, "model.safetensors")).hexdigest()
+    parts = _parts(workspace, run)
+    metadata = _metadata(workspace, run, [part["recording_id"] for part in parts])
+    counts = dict(sorted(Counter(metadata["modality"].to_pylist()).items()))
+    content = hashlib.sha256(json.dumps([parts, metadata.to_pylist()]).encode()).hexdigest()
+    manifest = Manifest(
+        version=configuration.digest(config.index, run.run_id, model, run.features_digest, content),
+        run_id=run.run_id,
+        model=model,
+        features=run.features_digest,
+        kind=config.index.kind,
+        hnsw_ef=config.index.hnsw_ef,
+        width=run.config.model.embedding,
+        counts=counts,
+        files={},
+        created_by=f"mmray {mmray.__version__}",
+    )
+    built = not _is_published(workspace, manifest.version)
+    if built:
+        vectors = _embed(config, run, parts)
+        rows = metadata.select(["recording_id", "modality"]).to_pylist()
+        stacked = {m: np.stack([vectors[row["recording_id"]] for row in rows if row["modality"] == m]) for m in counts}
+        store.publish(workspace, manifest, stacked, metadata, config.index)
+    else:
+        store.point_to(workspace, manifest.version)
+    roles = dict(sorted(Counter(metadata["role"].to_pylist()).items()))
+    return IndexSummary(manifest.version, run.run_id, config.index.kind, manifest.width, counts, roles, built)
+
+
+def newest_run(workspace: Workspace) -> str:
+    """Id of the run that finished last. Raises WorkspaceError where none has."""
+    finished = [name for name in workspace.names("runs") if workspace.exists("runs", name, "run.json")]
+    if not finished:
+        raise WorkspaceError(f"workspace {workspace.root} holds no finished run; run `mmray train`")
+    infos = workspace.filesystem.get_file_info([workspace.path("runs", name, "run.json") for name in finished])
+    return max(zip(finished, infos, strict=True), key=lambda pair: (pair[1].mtime_ns, pair[0]))[0]
+
+
+def _is_published(workspace: Workspace, version: str) -> bool:
+    if not workspace.exists("index", version, "manifest.json"):
+        return False
+    try:
+        store.open_index(workspace, version)
+    except WorkspaceError:
+        return False  # damaged: building it again repairs it
+    return True
+
+
+def _parts(workspace: Workspace, run: LoadedRun) -> list[dict[str, Any]]:
+    folder = ("features", run.features_digest)
+    if not workspace.exists(*folder, "parts.parquet"):
+        raise WorkspaceError(
+            f"workspace {workspace.root}: features/{run.features_digest}, which run {run.run_id} was fitted on, is not "
+            f"there; run `mmray prepare` with runs/{run.run_id}/config.yaml"
+        )
+    rows: list[dict[str, Any]] = workspace.read_table(*folder, "parts.parquet").to_pylist()
+    kept = [row for row in rows if row["segments"] > 0 and row["modality"] in run.shapes]
+    if not kept:
+        raise WorkspaceError(f"features/{run.features_digest} holds no segments; see its quarantine.parquet")
+    return sorted(kept, key=lambda row: str(row["recording_id"]))
+
+
+def _metadata(workspace: Workspace, run: LoadedRun, recording_ids: list[str]) -> pa.Table:
+    """The recordings' rows, by id, each with the part its subject played in the run."""
+    known = {row["recording_id"]: row for row in workspace.read_table("recordings.parquet").to_pylist()}
+    missing = [recording_id for recording_id in recording_ids if recording_id not in known]
+    if missing:
+        raise WorkspaceError(
+            f"workspace {workspace.root}: {len(missing)} prepared recordings are not in recordings.parquet "
+            f"({missing[0]}, ...); run `mmray recordings` and `mmray prepare` again"
+        )
+    played = workspace.read_table("runs", run.run_id, "embeddings.parquet", columns=["subject_id", "role"])
+    role = dict(zip(played["subject_id"].to_pylist(), played["role"].to_pylist(), strict=True))
+    rows = [known[recording_id] for recording_id in recording_ids]
+    return pa.Table.from_pylist(
+        [{**row, "role": role.get(row["subject_id"], "unseen")} for row in rows], schema=METADATA
+    )
+
+
+def _embed(config: Config, run: LoadedRun, parts: list[dict[str, Any]]) -> dict[str, NDArray[np.float32]]:
+    """recording_id -> vector, one Ray Data row a prepared recording."""
+    workspace = Workspace(config.workspace)
+    root, run_id, cpus = workspace.root, run.run_id, config.cluster.task_cpus
+    folder = ("features", run.features_digest)
+
+    def embed(row: dict[str, Any]) -> dict[str, Any]:
+        cluster.limit_threads(cpus)
+        try:
+            segments = features.from_table(Workspace(root).read_table(*folder, row["path"]))
+        except WorkspaceError as error:  # a raised one would reach the driver wrapped in Ray's own
+            return {"recording_id": row["recording_id"], "vector": [], "error": str(error)}
+        vector_E = recording_vector(_run(root, run_id).model, segments)
+        return {"recording_id": row["recording_id"], "vector": vector_E, "error": ""}
+
+    vectors: dict[str, NDArray[np.float32]] = {}
+    with cluster.session(config.cluster):
+        import ray
+
+        slots = max(1, int(ray.cluster_resources().get("CPU", 1) / cpus))
+        blocks = max(1, min(len(parts) // _BLOCK, 4 * slots))
+        items = [{"recording_id": part["recording_id"], "path": part["path"]} for part in parts]
+        rows = cluster.data().from_items(items, override_num_blocks=blocks).map(embed, num_cpus=cpus)
+        with progress.bar("index", len(parts)) as advance:
+            for row in rows.iter_rows():
+                if row["error"]:
+                    raise WorkspaceError(f"{row['error']}; run `mmray prepare` again")
+                vectors[row["recording_id"]] = np.asarray(row["vector"], dtype=np.float32)
+                advance()
+    return vectors
+
+
+@lru_cache(maxsize=2)
+def _run(root: str, run_id: str) -> LoadedRun:
+    """The run, loaded once a worker process."""
+    return load_run(Workspace(root), run_id)

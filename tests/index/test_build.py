@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from mmray.config import Config, from_dict
+from mmray.errors import WorkspaceError
+from mmray.features import table
+from mmray.index import build, store
+from mmray.index.build import IndexSummary, build_index
+from mmray.storage import Workspace
+from mmray.training import batches, inference
+from mmray.training.checkpoint import load_run
+from tests.small_run import RUN, SUBJECTS, built_once, make_run
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> tuple[Config, IndexSummary]:
+    return built_once(tmp_path_factory)
+
+
+@pytest.fixture
+def copy(built: tuple[Config, IndexSummary], tmp_path: Path) -> tuple[Workspace, str]:
+    config, summary = built
+    shutil.copytree(config.workspace, tmp_path / "ws")
+    return Workspace(str(tmp_path / "ws")), summary.version
+
+
+def test_each_vector_is_the_normalised_mean_of_its_recordings_segments(built: tuple[Config, IndexSummary]) -> None:
+    import torch
+
+    config, summary = built
+    workspace = Workspace(config.workspace)
+    run = load_run(workspace, RUN)
+    opened = store.open_index(workspace)
+    for modality in ("eeg", "audio"):
+        segments = table.load(workspace, run.features_digest, modality)
+        z_SE = inference.embed(run.model, modality, batches.graphs(segments, torch.device("cpu")))
+        for row, recording_id in enumerate(opened.rows[modality]["recording_id"].to_pylist()):
+            mean_E = z_SE[segments.recording_id_S == recording_id].mean(0)
+            expected_E = mean_E / np.linalg.norm(mean_E)
+            np.testing.assert_allclose(opened.vectors[modality].vector(row), expected_E, atol=1e-5)
+    assert summary.counts == {"audio": 12, "eeg": 6}
+
+
+def test_the_metadata_tells_each_subjects_part_in_the_run_and_no_path(built: tuple[Config, IndexSummary]) -> None:
+    opened = store.open_index(Workspace(built[0].workspace))
+    rows = opened.rows["eeg"]
+    assert dict(zip(rows["subject_id"].to_pylist(), rows["role"].to_pylist(), strict=True)) == dict(
+        zip(SUBJECTS, ["train"] * 3 + ["validation", "test", "unseen"], strict=True)
+    )
+    assert "path" not in rows.schema.names
+    assert "study" not in json.dumps(rows.to_pylist())
+
+
+def test_building_twice_publishes_once(built: tuple[Config, IndexSummary]) -> None:
+    config, first = built
+    manifest = Path(config.workspace, "index", first.version, "manifest.json")
+    before = manifest.stat().st_mtime_ns
+    again = build_index(config)
+    assert (again.version, again.built) == (first.version, False)
+    assert manifest.stat().st_mtime_ns == before
+    assert "already published" in again.render()
+
+
+def test_other_index_settings_make_another_version_beside_the_first(
+    built: tuple[Config, IndexSummary], copy: tuple[Workspace, str]
+) -> None:
+    workspace, version = copy
+    config = from_dict({**built[0].model_dump(), "workspace": workspace.root, "index": {"kind": "hnsw"}})
+    summary = build_index(config)
+    assert summary.version != version
+    assert store.current(workspace) == summary.version
+    assert store.open_index(workspace, version).manifest.kind == "flat"
+    assert store.open_index(workspace).manifest.kind == "hnsw"
+
+
+def test_the_newest_finished_run_is_taken_and_an_unfinished_one_is_not(
+    built: tuple[Config, IndexSummary], copy: tuple[Workspace, str]
+) -> None:
+    workspace, _ = copy
+    config = from_dict({**built[0].model_dump(), "workspace": workspace.root})
+    make_run(config, "run-b", seed=1)
+    make_run(config, "run-c", seed=2)
+    Path(workspace.path("runs", "run-c", "run.json")).unlink()
+    assert build.newest_run(workspace) == "run-b"
+
+
+def test_a_workspace_without_a_finished_run_says_to_train(tmp_path: Path) -> None:
+    with pytest.raises(WorkspaceError, match="mmray train"):
+        build_index(from_dict({"workspace": str(tmp_path)}))
+
+
+@pytest.mark.parametrize("name", ["vectors-eeg.faiss", "vectors-audio.faiss", "metadata.parquet"])
+def test_one_flipped_bit_in_any_file_is_refused_by_name(copy: tuple[Workspace, str], name: str) -> None:
+    workspace, version = copy
+    path = Path(workspace.path("index", version, name))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(WorkspaceError, match=f"{name} is damaged.*mmray index"):
+        store.open_index(workspace)
+
+
+def test_a_lost_file_is_refused_by_name(copy: tuple[Workspace, str]) -> None:
+    workspace, version = copy
+    Path(workspace.path("index", version, "vectors-eeg.faiss")).unlink()
+    with pytest.raises(WorkspaceError, match=r"vectors-eeg\.faiss"):
+        store.open_index(workspace)
+
+
+def test_building_again_repairs_a_damaged_version(
+    built: tuple[Config, IndexSummary], copy: tuple[Workspace, str]
+) -> None:
+    workspace, version = copy
+    Path(workspace.path("index", version, "vectors-eeg.faiss")).write_bytes(b"rot")
+    summary = build_index(from_dict({**built[0].model_dump(), "workspace": workspace.root}))
+    assert (summary.version, summary.built) == (version, True)
+    store.open_index(workspace)
+
+
+def test_a_version_without_its_manifest_is_not_seen(copy: tuple[Workspace, str]) -> None:
+    workspace, version = copy
+    Path(workspace.path("index", version, "manifest.json")).unlink()
+    with pytest.raises(WorkspaceError, match="not there whole"):
+        store.open_index(workspace, version)
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("dies_at", range(5))
+def test_a_publication_killed_at_any_write_leaves_the_former_version_in_place(
+    built: tuple[Config, IndexSummary], copy: tuple[Workspace, str], monkeypatch: pytest.MonkeyPatch, dies_at: int
+) -> None:
+    workspace, version = copy
+    opened = store.open_index(workspace)
+    vectors = {m: np.stack([v.vector(row) for row in range(v.size)]) for m, v in opened.vectors.items()}
+    metadata = pa.concat_tables([opened.rows[m] for m in vectors])
+    manifest = type(opened.manifest)(**{**opened.manifest.to_dict(), "version": "next", "files": {}})
+    writes = 0
+    real = Workspace.write_bytes
+
+    def write_bytes(self: Workspace, data: bytes, *parts: str) -> None:
+        nonlocal writes
+        if writes == dies_at:
+            raise KilledError
+        writes += 1
+        real(self, data, *parts)
+
+    monkeypatch.setattr(Workspace, "write_bytes", write_bytes)
+    with pytest.raises(KilledError):
+        store.publish(workspace, manifest, vectors, metadata, built[0].index)
+    monkeypatch.undo()
+    assert store.open_index(workspace).manifest.version == version
+    if dies_at < 4:  # the pointer alone was missing
+        with pytest.raises(WorkspaceError):
+            store.open_index(workspace, "next")
+
+
+class _Remote(Workspace):
+    """A workspace whose files cannot be mapped in place."""
+
+    @property
+    def is_local(self) -> bool:
+        return False
+
+
+def test_an_object_stores_index_is_copied_once_and_a_rotten_copy_is_fetched_again(
+    copy: tuple[Workspace, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    workspace, version = _Remote(copy[0].root), copy[1]
+    first = store.open_index(workspace)
+    (cached,) = (tmp_path / "cache" / "mmray" / "index").iterdir()
+    (cached / "vectors-eeg.faiss").unlink()
+    (cached / "vectors-eeg.faiss").write_bytes(b"rot")
+    again = store.open_index(workspace)
+    np.testing.assert_array_equal(again.vectors["eeg"].vector(3), first.vectors["eeg"].vector(3))
+    assert [path.name for path in cached.parent.iterdir()] == [cached.name]
+    assert version in cached.name
