@@ -1,4 +1,4 @@
-"""Find the study's recordings and prepare them: ray job submit --working-dir . -- python jobs/prepare.py --config FILE."""
+"""Find and prepare the recordings: ray job submit --working-dir . -- python jobs/prepare.py --config FILE."""
 
 import sys
 

@@ -44,18 +44,17 @@ def session(config: Cluster, *, dashboard: bool = False) -> Iterator[None]:
         os.environ.setdefault(name, value)
     import ray
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plan and pace are not our user's
     if ray.is_initialized():
         yield
         return
-    address = config.address or os.environ.get("RAY_ADDRESS")
-    if address:
+    joined = address(config)
+    if joined:
         try:
-            _knock(address)
-            ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+            _knock(joined)
+            ray.init(address=joined, log_to_driver=True, logging_level=logging.WARNING)
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             raise ResourceError(
-                f"cluster: no Ray answers at {address}: {error}; start one with `ray start --head`, "
+                f"cluster: no Ray answers at {joined}: {error}; start one with `ray start --head`, "
                 "or unset RAY_ADDRESS and cluster.address for an embedded one"
             ) from error
         try:
@@ -88,10 +87,15 @@ def session(config: Cluster, *, dashboard: bool = False) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _knock(address: str) -> None:
+def address(config: Cluster) -> str | None:
+    """The cluster to join, or None where an embedded Ray is started."""
+    return config.address or os.environ.get("RAY_ADDRESS") or None
+
+
+def _knock(place: str) -> None:
     """Raise OSError where nobody listens: Ray's own client ends the whole process there."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit() and "://" not in address:
+    host, _, port = place.rpartition(":")
+    if host and port.isdigit() and "://" not in place:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
@@ -103,6 +107,14 @@ def limit_threads(cpus: float) -> None:
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(threads)
+
+
+def data() -> Any:
+    """The module ray.data, its plan and pace kept off the terminal."""
+    import ray.data
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    return ray.data
 
 
 def map(

@@ -113,7 +113,7 @@ class Split(Section):
     name: str = Field("default", pattern=r"^[\w-]+$")
     folds: int = Field(5, ge=2)
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    seed: int = 0
+    seed: int = Field(0, ge=0)
 
 
 class Model(Section):
@@ -187,7 +187,7 @@ class Config(Section):
     workspace: Place = Field(
         "mmray-ws", validate_default=True, json_schema_extra=HARDWARE, description="folder or URI of every artefact"
     )
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     study: Study = Study()
     synth: Synth = Synth()
     features: Features = Features()

@@ -129,7 +129,6 @@ def _run(
 ) -> Iterator[_Outcome]:
     """Outcomes as they come, biggest recordings first so that the tail is short."""
     import ray
-    import ray.data
     import ray.exceptions
 
     cpus, features = config.cluster.task_cpus, config.features
@@ -146,7 +145,7 @@ def _run(
         ]
 
     groups = [{"group": json.dumps([asdict(recording) for recording in group])} for group in _groups(recordings)]
-    dataset = ray.data.from_items(groups, override_num_blocks=len(groups))
+    dataset = cluster.data().from_items(groups, override_num_blocks=len(groups))
     try:
         for row in dataset.flat_map(task, num_cpus=cpus, memory=memory).iter_rows():
             yield _Outcome(**row)

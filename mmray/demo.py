@@ -1,0 +1,93 @@
+"""`mmray demo`: the whole path on a synthetic study whose truth is known, in minutes."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+
+from mmray import cluster, config
+from mmray.evaluation import table
+from mmray.features import pipeline
+from mmray.index import build
+from mmray.recordings import catalogue, splits, synthetic
+from mmray.schema import Metric
+from mmray.serving import retriever
+from mmray.storage import Workspace
+from mmray.training import trainer
+
+# small enough for two cores, large enough that the figures mean something
+_SETTINGS = ("synth.subjects=24", "synth.eeg_seconds=60", "synth.clips=6", "split.folds=3", "train.num_workers=2")
+
+
+@dataclass(frozen=True)
+class DemoSummary:
+    """What the demo found, and where it lies."""
+
+    workspace: str
+    study: str
+    run_id: str
+    index_version: str
+    metrics: list[Metric]
+    report: str
+
+    def render(self) -> RenderableType:
+        """Figures with chance and ceiling beside them, and what to run next."""
+        settings = f"--workspace {self.workspace} --config {self.workspace}/demo.yaml"
+        return Group(
+            "",
+            table.render(self.metrics),
+            "",
+            f"report  {self.report}",
+            f"serve   mmray serve {settings}",
+            f"search  mmray search {self.study}/audio_lanzhou_2015/<id>/01.wav --target eeg {settings}",
+            "yours   mmray recordings --study manifest --root your.csv, then prepare, train, index and serve",
+        )
+
+
+def run(folder: str, config_file: Path | None, overrides: list[str]) -> DemoSummary:
+    """Synthetic study, prepare, split, train with two DDP workers, evaluate, index, one search, report.
+
+    A demo stopped anywhere and started again goes on where it was.
+
+    Args:
+        folder: gets the study, the workspace and demo.yaml, the resolved settings.
+        config_file: laid under the demo's settings.
+        overrides: laid over them.
+    """
+    study, workspace = f"{folder}/study", f"{folder}/workspace"
+    places = [f"workspace={workspace}", "study.kind=synthetic", f"study.root={study}"]
+    settings = config.load(config_file, [*places, *_SETTINGS, *overrides])
+    Workspace(workspace).write_text(config.to_yaml(settings), "demo.yaml")
+    with cluster.session(settings.cluster):
+        _tell("1/7 synthetic study", synthetic.generate(study, settings.synth, settings.seed, settings.cluster))
+        _tell("2/7 recordings", catalogue.catalogue(settings))
+        _tell("3/7 prepare: segment graphs on Ray Data", pipeline.prepare(settings))
+        _tell("4/7 split by subject", splits.write_split(settings))
+        _say(f"5/7 train on {settings.train.num_workers} DDP workers with Ray Train, evaluate on unseen subjects")
+        fitted = trainer.train(settings)
+        index = build.build_index(settings, fitted.run_id)
+        _tell("6/7 index", index)
+        query = _unseen_recording(Workspace(workspace), fitted.run_id)
+        _tell("7/7 search: whose voice is most like this EEG?", retriever.search(settings, query, "audio", 5))
+    report = f"{workspace}/runs/{fitted.run_id}/report.html"
+    return DemoSummary(workspace, study, fitted.run_id, index.version, fitted.metrics, report)
+
+
+def _unseen_recording(workspace: Any, run_id: str) -> str:
+    """The first EEG of a test subject."""
+    rows = workspace.read_table("runs", run_id, "embeddings.parquet", columns=["recording_id", "modality", "role"])
+    return next(row["recording_id"] for row in rows.to_pylist() if row["modality"] == "eeg" and row["role"] == "test")
+
+
+def _say(line: RenderableType) -> None:
+    # stages are told on stderr, the result alone on stdout, so that --json stays one object
+    Console(file=sys.stderr, highlight=False).print(line, soft_wrap=True)
+
+
+def _tell(stage: str, summary: Any) -> None:
+    _say(f"[bold]{stage}[/]")
+    _say(summary.render())
