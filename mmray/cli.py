@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 
-from mmray.config import Config
+from mmray.config import Config, reference
 from mmray.config import load as load_config
 from mmray.errors import ConfigError, MmrayError
 
@@ -183,6 +183,12 @@ def demo(
     from mmray import demo as walkthrough
 
     _show(walkthrough.run(workspace, config_file, overrides or []), as_json)
+
+
+@app.command()
+def settings() -> None:
+    """Print every setting with its default and meaning, as Markdown."""
+    print(reference(), end="")
 
 
 @app.command()

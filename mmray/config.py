@@ -12,6 +12,7 @@ import json
 import os
 import types
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -44,14 +45,14 @@ class Section(BaseModel):
 class Study(Section):
     """Where the recordings lie and in which layout."""
 
-    kind: Literal["modma", "feis", "manifest", "synthetic"] = "modma"
+    kind: Literal["modma", "feis", "manifest", "synthetic"] = Field("modma", description="layout of the study")
     root: Place = Field("", description="folder of the study; for a manifest, the CSV or Parquet file")
 
 
 class Synth(Section):
-    """The synthetic study in MODMA's layout (DESIGN section 5)."""
+    """The synthetic study in MODMA's layout."""
 
-    subjects: int = Field(53, ge=4)
+    subjects: int = Field(53, ge=4, description="people")
     eeg_seconds: float = Field(300.0, ge=4, description="rest EEG a subject, s; up to 12 % longer, as MODMA's")
     clips: int = Field(29, ge=1, le=29, description="voice clips a subject")
     clip_seconds: float = Field(15.0, ge=1, description="mean length of an interview clip, s; reading runs longer")
@@ -66,17 +67,17 @@ class Synth(Section):
 class EEG(Section):
     """Microvolts to node features, one node an electrode."""
 
-    montage: str = "GSN-HydroCel-129"
+    montage: str = Field("GSN-HydroCel-129", description="electrode positions, one of mne's built-in montages")
     channels: tuple[str, ...] | None = Field(None, description="names in node order; null: all of the montage's but Cz")
-    scale_to_volts: Positive = 1e-6
-    highpass_hz: Positive = 0.5
-    lowpass_hz: Positive = 45.0
-    line_hz: Positive = 50.0
-    segment_s: Positive = 4.0
+    scale_to_volts: Positive = Field(1e-6, description="volts a unit of the file, where the format does not say")
+    highpass_hz: Positive = Field(0.5, description="lower edge of the band-pass")
+    lowpass_hz: Positive = Field(45.0, description="upper edge of the band-pass")
+    line_hz: Positive = Field(50.0, description="mains frequency, notched out")
+    segment_s: Positive = Field(4.0, description="length of a segment, s")
     reject_uv: Positive = Field(200.0, description="median over electrodes of the peak-to-peak range; more is rejected")
     max_bad_fraction: Fraction = Field(0.25, description="a recording with more bad electrodes is quarantined")
-    similarity: Similarity = "pearson"
-    neighbours: int = Field(8, ge=1, le=127)
+    similarity: Similarity = Field("pearson", description="what makes two electrodes neighbours")
+    neighbours: int = Field(8, ge=1, le=127, description="k, edges kept a node")
 
     @model_validator(mode="after")
     def _band_is_ordered(self) -> Self:
@@ -88,16 +89,18 @@ class EEG(Section):
 class Audio(Section):
     """Voice to node features, one node a time frame."""
 
-    sampling_rate_hz: int = Field(16000, ge=8000)
-    segment_s: Positive = 4.0
+    sampling_rate_hz: int = Field(16000, ge=8000, description="every clip is resampled to it")
+    segment_s: Positive = Field(4.0, description="length of a segment, s; a shorter clip is quarantined")
     nodes: int = Field(32, ge=4, description="time frames a segment")
-    trim_db: float | None = Field(40.0, description="leading and trailing silence this far below the peak is cut")
-    mels: int = Field(40, ge=8)
-    mfcc: int = Field(13, ge=2)
-    f0_min_hz: Positive = 65.0
-    f0_max_hz: Positive = 500.0
-    similarity: Literal["cosine", "euclidean", "pearson"] = "cosine"
-    neighbours: int = Field(8, ge=1, le=127)
+    trim_db: float | None = Field(40.0, description="silence at the ends this far below the peak is cut; null: none")
+    mels: int = Field(40, ge=8, description="mel bands")
+    mfcc: int = Field(13, ge=2, description="cepstral coefficients, mean and SD of each")
+    f0_min_hz: Positive = Field(65.0, description="lowest voice pitch looked for")
+    f0_max_hz: Positive = Field(500.0, description="highest voice pitch looked for")
+    similarity: Literal["cosine", "euclidean", "pearson"] = Field(
+        "cosine", description="what makes two frames neighbours"
+    )
+    neighbours: int = Field(8, ge=1, le=127, description="k, edges kept a node")
 
 
 class Features(Section):
@@ -110,65 +113,67 @@ class Features(Section):
 class Split(Section):
     """Subject-disjoint folds, made once and then a file."""
 
-    name: str = Field("default", pattern=r"^[\w-]+$")
-    folds: int = Field(5, ge=2)
-    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    seed: int = Field(0, ge=0)
+    name: str = Field("default", pattern=r"^[\w-]+$", description="names splits/<name>.json")
+    folds: int = Field(5, ge=2, description="outer folds; each subject is tested in one")
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.2, description="share of the other subjects that stops training early"
+    )
+    seed: int = Field(0, ge=0, description="of the draw")
 
 
 class Model(Section):
     """The network."""
 
-    name: Literal["crossmodal_gcn"] = "crossmodal_gcn"
-    hidden: int = Field(64, ge=2)
+    name: Literal["crossmodal_gcn"] = Field("crossmodal_gcn", description="which system")
+    hidden: int = Field(64, ge=2, description="width of a node inside the encoder")
     embedding: int = Field(64, ge=2, description="width d of z and of the retrieval embedding")
-    layers: int = Field(2, ge=1)
-    pool_ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    layers: int = Field(2, ge=1, description="GCN layers, each followed by a pooling")
+    pool_ratio: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="share of nodes a pooling keeps")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="in training")
 
 
 class Train(Section):
     """One fit: which fold, which budget, and on how many workers."""
 
-    fold: int = Field(0, ge=0)
-    epochs: int = Field(60, ge=1)
+    fold: int = Field(0, ge=0, description="outer fold to test on")
+    epochs: int = Field(60, ge=1, description="at most")
     batch_size: int = Field(32, ge=2, description="distinct subjects a global batch")
     passes: int = Field(8, ge=1, description="times an epoch sees each subject, paired anew each time")
-    learning_rate: Positive = 1e-3
-    weight_decay: float = Field(1e-2, ge=0)
+    learning_rate: Positive = Field(1e-3, description="of AdamW, at the start of its cosine")
+    weight_decay: float = Field(1e-2, ge=0, description="of AdamW, on matrices alone")
     retrieval_weight: float = Field(1.0, ge=0, description="w_r, of eq. 6")
     classification_weight: float = Field(0.5, ge=0, description="w_c, of the cross-entropy")
     patience: int = Field(15, ge=1, description="epochs without a better validation MRR before it stops")
     num_workers: int = Field(0, ge=0, json_schema_extra=HARDWARE, description="0: in this process; N: DDP")
-    max_failures: int = Field(3, ge=0, json_schema_extra=HARDWARE)
+    max_failures: int = Field(3, ge=0, json_schema_extra=HARDWARE, description="worker deaths it recovers from")
 
 
 class Evaluate(Section):
     """Resampling behind intervals and p-values."""
 
-    bootstraps: int = Field(2000, ge=10)
-    permutations: int = Field(2000, ge=10)
+    bootstraps: int = Field(2000, ge=10, description="resamples of subjects, for 95 % intervals")
+    permutations: int = Field(2000, ge=10, description="between subjects, for p-values")
 
 
 class Index(Section):
     """The vector index."""
 
-    kind: Literal["flat", "hnsw"] = "flat"
-    hnsw_links: int = Field(32, ge=4)
-    hnsw_ef: int = Field(64, ge=8)
+    kind: Literal["flat", "hnsw"] = Field("flat", description="exact, or approximate and faster when large")
+    hnsw_links: int = Field(32, ge=4, description="M of an HNSW")
+    hnsw_ef: int = Field(64, ge=8, description="candidates an HNSW search keeps")
 
 
 class Serve(Section):
     """The endpoint."""
 
-    host: str = Field("127.0.0.1", json_schema_extra=HARDWARE)
-    port: int = Field(8000, ge=1, le=65535, json_schema_extra=HARDWARE)
-    replicas: int = Field(1, ge=1, json_schema_extra=HARDWARE)
-    max_ongoing_requests: int = Field(16, ge=1, json_schema_extra=HARDWARE)
-    max_queued_requests: int = Field(64, ge=1, json_schema_extra=HARDWARE)
-    request_timeout_s: Positive = Field(30.0, json_schema_extra=HARDWARE)
-    max_upload_mb: Positive = Field(200.0, json_schema_extra=HARDWARE)
-    top_k_limit: int = Field(1000, ge=1, json_schema_extra=HARDWARE)
+    host: str = Field("127.0.0.1", json_schema_extra=HARDWARE, description="loopback refuses every other machine")
+    port: int = Field(8000, ge=1, le=65535, json_schema_extra=HARDWARE, description="of the front")
+    replicas: int = Field(1, ge=1, json_schema_extra=HARDWARE, description="processes that answer")
+    max_ongoing_requests: int = Field(16, ge=1, json_schema_extra=HARDWARE, description="in flight a replica")
+    max_queued_requests: int = Field(64, ge=1, json_schema_extra=HARDWARE, description="waiting; more are answered 503")
+    request_timeout_s: Positive = Field(30.0, json_schema_extra=HARDWARE, description="a longer request is cut")
+    max_upload_mb: Positive = Field(200.0, json_schema_extra=HARDWARE, description="a larger upload is answered 413")
+    top_k_limit: int = Field(1000, ge=1, json_schema_extra=HARDWARE, description="matches an answer may hold")
 
 
 class Cluster(Section):
@@ -178,7 +183,7 @@ class Cluster(Section):
     num_cpus: int | None = Field(None, ge=2, description="of an embedded Ray; null: the cores, at least 4")
     task_cpus: Positive = Field(1.0, description="of a preparation task, and its thread count")
     worker_cpus: Positive = Field(0.5, description="of a training worker")
-    gpus_per_worker: float = Field(0.0, ge=0)
+    gpus_per_worker: float = Field(0.0, ge=0, description="of a training worker; 0: CPU")
 
 
 class Config(Section):
@@ -187,7 +192,7 @@ class Config(Section):
     workspace: Place = Field(
         "mmray-ws", validate_default=True, json_schema_extra=HARDWARE, description="folder or URI of every artefact"
     )
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="of weights, batches, resampling and the synthetic study")
     study: Study = Study()
     synth: Synth = Synth()
     features: Features = Features()
@@ -246,6 +251,31 @@ def from_dict(tree: dict[str, Any]) -> Config:
 def to_yaml(config: Config) -> str:
     """The resolved config as YAML that `load` reads back to an equal tree."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def reference() -> str:
+    """Every setting with its default and meaning, as Markdown."""
+    lines = [
+        "# Settings",
+        "",
+        "Written by `mmray settings`. In a file given by `--config`, or one by one as `--set section.field=value`.",
+    ]
+    for title, section in _sections(Config, ""):
+        summary = (section.__doc__ or "").splitlines()[0]
+        lines += ["", f"## {title or 'top'}", "", summary, "", "| setting | default | meaning |", "|---|---|---|"]
+        for name, field in section.model_fields.items():
+            if not isinstance(field.default, Section):
+                key = f"{title}.{name}" if title else name
+                lines.append(f"| `{key}` | `{json.dumps(field.default)}` | {field.description or ''} |")
+    return "\n".join(lines) + "\n"
+
+
+def _sections(section: type[Section], path: str) -> Iterator[tuple[str, type[Section]]]:
+    if any(not isinstance(field.default, Section) for field in section.model_fields.values()):
+        yield path, section
+    for name, field in section.model_fields.items():
+        if isinstance(field.default, Section):
+            yield from _sections(type(field.default), f"{path}.{name}" if path else name)
 
 
 def digest(*parts: Section | str | int | float) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from rich.console import Console, Group, RenderableType
 
@@ -21,6 +22,13 @@ from mmray.training import trainer
 
 # small enough for two cores, large enough that the figures mean something
 _SETTINGS = ("synth.subjects=24", "synth.eeg_seconds=60", "synth.clips=6", "split.folds=3", "train.num_workers=2")
+
+
+class _Told(Protocol):
+    def render(self) -> RenderableType: ...
+
+
+Summary = TypeVar("Summary", bound=_Told)
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ class DemoSummary:
 
 
 def run(folder: str, config_file: Path | None, overrides: list[str]) -> DemoSummary:
-    """Synthetic study, prepare, split, train with two DDP workers, evaluate, index, one search, report.
+    """Synthetic study, prepare, split, train, evaluate, index, one search, report.
 
     A demo stopped anywhere and started again goes on where it was.
 
@@ -62,32 +70,36 @@ def run(folder: str, config_file: Path | None, overrides: list[str]) -> DemoSumm
     places = [f"workspace={workspace}", "study.kind=synthetic", f"study.root={study}"]
     settings = config.load(config_file, [*places, *_SETTINGS, *overrides])
     Workspace(workspace).write_text(config.to_yaml(settings), "demo.yaml")
+    workers = settings.train.num_workers
     with cluster.session(settings.cluster):
-        _tell("1/7 synthetic study", synthetic.generate(study, settings.synth, settings.seed, settings.cluster))
-        _tell("2/7 recordings", catalogue.catalogue(settings))
-        _tell("3/7 prepare: segment graphs on Ray Data", pipeline.prepare(settings))
-        _tell("4/7 split by subject", splits.write_split(settings))
-        _say(f"5/7 train on {settings.train.num_workers} DDP workers with Ray Train, evaluate on unseen subjects")
+        _stage("1/7 synthetic study", synthetic.generate, study, settings.synth, settings.seed, settings.cluster)
+        _stage("2/7 recordings", catalogue.catalogue, settings)
+        _stage("3/7 prepare: segment graphs on Ray Data", pipeline.prepare, settings)
+        _stage("4/7 split by subject", splits.write_split, settings)
+        _tell(f"\n[bold]5/7 train with Ray Train, {workers} workers; evaluate on unseen people[/]")
         fitted = trainer.train(settings)
-        index = build.build_index(settings, fitted.run_id)
-        _tell("6/7 index", index)
+        _tell(fitted.headline())  # its figures close the demo
+        index = _stage("6/7 index", build.build_index, settings, fitted.run_id)
         query = _unseen_recording(Workspace(workspace), fitted.run_id)
-        _tell("7/7 search: whose voice is most like this EEG?", retriever.search(settings, query, "audio", 5))
+        _stage("7/7 search: whose voice is most like this EEG?", retriever.search, settings, query, "audio", 5)
     report = f"{workspace}/runs/{fitted.run_id}/report.html"
     return DemoSummary(workspace, study, fitted.run_id, index.version, fitted.metrics, report)
 
 
-def _unseen_recording(workspace: Any, run_id: str) -> str:
+def _unseen_recording(workspace: Workspace, run_id: str) -> str:
     """The first EEG of a test subject."""
     rows = workspace.read_table("runs", run_id, "embeddings.parquet", columns=["recording_id", "modality", "role"])
-    return next(row["recording_id"] for row in rows.to_pylist() if row["modality"] == "eeg" and row["role"] == "test")
+    chosen = (row for row in rows.to_pylist() if (row["modality"], row["role"]) == ("eeg", "test"))
+    return str(next(chosen)["recording_id"])
 
 
-def _say(line: RenderableType) -> None:
-    # stages are told on stderr, the result alone on stdout, so that --json stays one object
-    Console(file=sys.stderr, highlight=False).print(line, soft_wrap=True)
+def _stage(title: str, function: Callable[..., Summary], *arguments: Any) -> Summary:
+    _tell(f"\n[bold]{title}[/]")
+    summary = function(*arguments)
+    _tell(summary.render())
+    return summary
 
 
-def _tell(stage: str, summary: Any) -> None:
-    _say(f"[bold]{stage}[/]")
-    _say(summary.render())
+def _tell(text: RenderableType) -> None:
+    # stages are told on stderr and the result alone on stdout, so that --json stays one object
+    Console(file=sys.stderr, highlight=False).print(text, soft_wrap=True)

@@ -55,15 +55,18 @@ class RunSummary:
     best_epoch: int
     trained: bool
 
-    def render(self) -> RenderableType:
-        """The figures as tables, and where everything lies."""
+    def headline(self) -> str:
+        """How the fit went, and where everything lies."""
         best = self.history[self.best_epoch]
         fitted = "fitted" if self.trained else "was fitted before; nothing to do"
-        return Group(
-            Text(f"Run {self.run_id} {fitted}: {len(self.history)} epochs, the best was epoch {best.epoch + 1}."),
-            Text(f"Validation MRR {best.validation_mrr:.3f}. All files: {self.folder}\n"),
-            table.render(self.metrics),
+        return (
+            f"Run {self.run_id} {fitted}: {len(self.history)} epochs, the best was epoch {best.epoch + 1}.\n"
+            f"Validation MRR {best.validation_mrr:.3f}. All files: {self.folder}\n"
         )
+
+    def render(self) -> RenderableType:
+        """The headline and the figures as tables."""
+        return Group(Text(self.headline()), table.render(self.metrics))
 
 
 def train(settings: Config) -> RunSummary:

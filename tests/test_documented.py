@@ -1,0 +1,81 @@
+"""What the docs say exists, exists; what exists is in the docs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from mmray import cli, config
+
+REPOSITORY = Path(__file__).parents[1]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line.split("  #")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.strip()
+]
+
+
+def parse(arguments: list[str]) -> None:
+    """Let the command line read its arguments without running the verb."""
+    group = typer.main.get_command(cli.app)
+    verb = group.commands[arguments[0]]  # type: ignore[attr-defined]
+    verb.make_context(arguments[0], arguments[1:])
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("mmray ")])
+def test_a_command_of_the_readme_is_one_that_mmray_takes(command: str) -> None:
+    parse(shlex.split(command)[1:])
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("ray job submit")])
+def test_a_job_of_the_readme_exists_with_its_config(command: str) -> None:
+    words = shlex.split(command)
+    entry = words[words.index("--") + 1 :]
+    assert entry[0] == "python"
+    assert (REPOSITORY / entry[1]).is_file()
+    config.load(REPOSITORY / entry[entry.index("--config") + 1])
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make ")])
+def test_a_target_of_the_readme_is_in_the_makefile(command: str) -> None:
+    ended = subprocess.run(["make", "--dry-run", command.split()[1]], cwd=REPOSITORY, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_every_relative_link_of_the_readme_leads_somewhere() -> None:
+    targets = re.findall(r"\]\(([^)]+)\)", README)
+    assert targets
+    assert [target for target in targets if "://" not in target and not (REPOSITORY / target).exists()] == []
+
+
+def test_the_page_of_settings_is_what_the_code_says() -> None:
+    page = (REPOSITORY / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert page == config.reference(), "write it anew: mmray settings > docs/configuration.md"
+
+
+def test_every_setting_says_what_it_is() -> None:
+    silent = [line for line in config.reference().splitlines() if line.startswith("| `") and line.endswith("|  |")]
+    assert silent == []
+
+
+def test_the_cluster_file_passes_rays_own_check() -> None:
+    code = (
+        "import sys, yaml; from ray.autoscaler._private.util import prepare_config, validate_config;"
+        "validate_config(prepare_config(yaml.safe_load(open('cluster.yaml'))))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_no_job_is_longer_than_sixty_lines() -> None:
+    lengths = {path.name: len(path.read_text().splitlines()) for path in (REPOSITORY / "jobs").glob("*.py")}
+    assert lengths
+    assert max(lengths.values()) < 60

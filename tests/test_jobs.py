@@ -1,0 +1,134 @@
+"""Every job, submitted as the README says to a head that this test starts, with token authentication."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+DEADLINE_S = 240
+KEY = "a key of the test alone"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def environment() -> dict[str, str]:
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+    }
+
+
+@pytest.fixture(scope="module")
+def head(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    dashboard = free_port()
+    folder = tmp_path_factory.mktemp("head")
+    temporary = tempfile.mkdtemp(prefix="r-")  # short: Ray's sockets lie below it
+    command = [
+        *(str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=4", f"--port={free_port()}"),
+        *(
+            f"--dashboard-port={dashboard}",
+            "--dashboard-host=127.0.0.1",
+            f"--temp-dir={temporary}",
+        ),
+        f"--ray-client-server-port={free_port()}",
+    ]
+    log = (folder / "head.log").open("w")
+    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    address = f"http://127.0.0.1:{dashboard}"
+    try:
+        wait_for(address, environment, process)
+        yield address
+    finally:
+        # a graceful end takes half a minute
+        for child in [*psutil.Process(process.pid).children(recursive=True), process]:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+        process.wait()
+        log.close()
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def wait_for(address: str, environment: dict[str, str], process: subprocess.Popen[bytes]) -> None:
+    headers = {"Authorization": f"Bearer {environment['RAY_AUTH_TOKEN']}"}
+    end = time.monotonic() + DEADLINE_S
+    while time.monotonic() < end:
+        assert process.poll() is None, "the head ended; see its log"
+        try:
+            if httpx.get(f"{address}/api/version", headers=headers).status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.2)
+    raise AssertionError("the head's dashboard does not answer")
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("job workspace")
+    values = {
+        "workspace": folder / "ws",
+        "study.root": folder / "study",
+        "synth.subjects": 9,
+        "synth.eeg_seconds": 16,
+        "synth.clips": 2,
+        "split.folds": 3,
+        "split.validation_fraction": 0.4,
+        "train.epochs": 2,
+        "train.passes": 1,
+        "serve.port": free_port(),
+    }
+    return [argument for key, value in values.items() for argument in ("--set", f"{key}={value}")]
+
+
+def submit(head: str, environment: dict[str, str], *entrypoint: str) -> subprocess.CompletedProcess[str]:
+    command = [str(BIN / "ray"), "job", "submit", "--address", head, "--working-dir", ".", "--", *entrypoint]
+    return subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=DEADLINE_S)
+
+
+def test_the_jobs_run_one_after_another_on_a_started_head(
+    head: str, environment: dict[str, str], settings: list[str]
+) -> None:
+    for stage in ("prepare", "train", "index", "serve"):
+        script = ("python", f"jobs/{stage}.py", "--config", "jobs/configs/synthetic.yaml")
+        ended = submit(head, environment, *script, *settings, *(("--key", KEY) if stage == "serve" else ()))
+        assert ended.returncode == 0, f"{stage}:\n{ended.stdout[-4000:]}\n{ended.stderr[-2000:]}"
+        assert "succeeded" in ended.stdout
+    port = next(value for value in settings if value.startswith("serve.port=")).partition("=")[2]
+    url = f"http://127.0.0.1:{port}/healthz"
+    assert [httpx.get(url, headers=headers).status_code for headers in ({"X-API-Key": KEY}, {})] == [200, 401]
+
+
+def test_a_job_that_fails_says_so_in_one_line_and_by_its_exit_code(head: str, environment: dict[str, str]) -> None:
+    ended = submit(head, environment, "python", "jobs/train.py", "--set", "workspace=elsewhere")
+    assert ended.returncode != 0
+    assert "which Ray deletes when it ends" in ended.stdout
+    assert "Traceback" not in ended.stdout
+
+
+def test_a_client_without_the_token_is_refused(head: str, environment: dict[str, str]) -> None:
+    stranger = {**environment, "RAY_AUTH_TOKEN": "0" * 64}
+    assert submit(head, stranger, "true").returncode != 0
