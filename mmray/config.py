@@ -152,7 +152,7 @@ class Evaluate(Section):
     """Resampling behind intervals and p-values."""
 
     bootstraps: int = Field(2000, ge=10, description="resamples of subjects, for 95 % intervals")
-    permutations: int = Field(2000, ge=10, description="between subjects, for p-values")
+    permutations: int = Field(2000, ge=99, description="between subjects, for p-values")
 
 
 class Index(Section):
@@ -182,7 +182,7 @@ class Cluster(Section):
     address: str | None = Field(None, description="null: RAY_ADDRESS if set, else an embedded Ray")
     num_cpus: int | None = Field(None, ge=2, description="of an embedded Ray; null: the cores, at least 4")
     task_cpus: Positive = Field(1.0, description="of a preparation task, and its thread count")
-    worker_cpus: Positive = Field(0.5, description="of a training worker")
+    worker_cpus: Positive = Field(0.5, description="of a training worker, and its thread count, at least 1")
     gpus_per_worker: float = Field(0.0, ge=0, description="of a training worker; 0: CPU")
 
 

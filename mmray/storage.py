@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import time
 import uuid
 from dataclasses import dataclass
 from functools import cached_property
@@ -118,7 +119,7 @@ class Workspace:
         except OSError as error:
             raise WorkspaceError(
                 f"workspace {self.root}: cannot write {'/'.join(parts)}: {error.strerror or error}; "
-                "free space or choose another --workspace"
+                "see that it exists, has room and is yours to write, or choose another --workspace"
             ) from error
 
     def write_text(self, text: str, *parts: str) -> None:
@@ -140,11 +141,11 @@ class Workspace:
         if self.exists(*parts):
             self.filesystem.delete_file(self.path(*parts))
 
-    def delete_partials(self, *parts: str) -> None:
-        """Remove what a killed writer left in a folder."""
+    def delete_partials(self, *parts: str, older_than_s: float = 3600.0) -> None:
+        """Remove what a killed writer left in a folder; a younger file may belong to a writer at work."""
         selector = pafs.FileSelector(self.path(*parts), allow_not_found=True, recursive=True)
         for info in self.filesystem.get_file_info(selector):
-            if info.base_name.startswith(_PARTIAL):
+            if info.base_name.startswith(_PARTIAL) and time.time() - info.mtime.timestamp() >= older_than_s:
                 self.filesystem.delete_file(info.path)
 
 

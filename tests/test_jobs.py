@@ -78,12 +78,15 @@ def wait_for(address: str, environment: dict[str, str], process: subprocess.Pope
     end = time.monotonic() + DEADLINE_S
     while time.monotonic() < end:
         assert process.poll() is None, "the head ended; see its log"
-        try:
+        with suppress(httpx.TransportError):
+            # the dashboard answers some seconds before a node can take a job
             if httpx.get(f"{address}/api/version", headers=headers).status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.2)
-    raise AssertionError("the head's dashboard does not answer")
+                ended = submit(address, environment, "true")
+                if ended.returncode == 0:
+                    return
+                assert "No available agent" in ended.stderr, ended.stderr
+        time.sleep(0.2)
+    raise AssertionError("the head takes no job")
 
 
 @pytest.fixture(scope="module")

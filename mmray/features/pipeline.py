@@ -1,18 +1,19 @@
 """`mmray prepare`: every recording of a workspace to segment graphs, on Ray Data.
 
 A task hashes a recording, leaves it alone when its part file was made from the same bytes, else extracts and publishes
-the part; only a small outcome row travels back. parts.parquet is written last, so a run killed at any moment leaves
-either the old preparation or the new one, and the parts it finished are kept by the next run.
+the part; only a small outcome row travels back. A part's name carries a digest of all that its rows come from, so
+nothing that a published parts.parquet names is ever overwritten; that file is written last. A run killed at any moment
+therefore leaves the old preparation whole, and the parts it finished are kept by the next run.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -24,10 +25,9 @@ from mmray.errors import ConfigError, MmrayError, RecordingError, ResourceError,
 from mmray.features.extract import extract, shape
 from mmray.recordings import catalogue
 from mmray.recordings.signals import content_sha256
-from mmray.schema import MODALITIES, PARTS, QUARANTINE, Recording, recordings_table
+from mmray.schema import MODALITIES, PARTS, QUARANTINE, Recording
 from mmray.storage import Workspace
 
-_STAMP = b"mmray.made_from"
 _VERSIONS = ("mmray", "mne", "librosa", "scipy", "numpy")
 _GROUP_BYTES = 16 << 20  # small recordings share a task: starting one costs as much as a clip
 _GROUP_RECORDINGS = 8
@@ -75,6 +75,7 @@ class _Outcome:
     status: str  # prepared, unchanged, quarantined, or stopped: the run cannot go on
     segments: int = 0
     source_sha256: str = ""
+    part: str = ""
     reason: str = ""
     exit_code: int = 0
 
@@ -112,6 +113,7 @@ def prepare(config: Config, strict: bool = False) -> PrepareSummary:
                     raise _STOPS.get(outcome.exit_code, MmrayError)(outcome.reason)
                 outcomes[outcome.recording_id] = outcome
                 advance(note=outcome.recording_id)
+    _refuse_shared(recordings, outcomes)
     _publish(workspace, key, recordings, outcomes, provenance)
     summary = _summarise(key, recordings, outcomes)
     listed = "\n".join(f"  {reason}" for _, reason in summary.reasons[:_MOST_REASONS])
@@ -183,43 +185,41 @@ def _check_room(nodes: list[dict[str, Any]], cpus: float, memory: int) -> None:
 def _prepare_one(
     recording: Recording, features: Features, workspace: Workspace, key: str, refused: tuple[str, str] | None
 ) -> _Outcome:
-    part = ("features", key, recording.modality, f"{recording.recording_id}.parquet")
     sha = ""
     try:
         sha = content_sha256(recording.path)
         if refused is not None and refused[0] == sha:
-            return _Outcome(recording.recording_id, "quarantined", 0, *refused)
-        stamp = _stamp(recording, sha)
-        rows = _rows_made_from(workspace, part, stamp)
+            return _Outcome(recording.recording_id, "quarantined", source_sha256=sha, reason=refused[1])
+        part = f"{recording.modality}/{recording.recording_id}-{_made_from(recording, sha)}.parquet"
+        rows = _rows_of(workspace, "features", key, part)
         if rows is not None:
-            return _Outcome(recording.recording_id, "unchanged", rows, sha)
+            return _Outcome(recording.recording_id, "unchanged", rows, sha, part)
         table = extract(recording, features, sha)
-        workspace.write_table(table.replace_schema_metadata({_STAMP: stamp}), *part)
-        return _Outcome(recording.recording_id, "prepared", table.num_rows, sha)
+        workspace.write_table(table, "features", key, part)
+        return _Outcome(recording.recording_id, "prepared", table.num_rows, sha, part)
     except RecordingError as error:
-        return _Outcome(recording.recording_id, "quarantined", 0, sha, str(error))
+        return _Outcome(recording.recording_id, "quarantined", source_sha256=sha, reason=str(error))
     except MmrayError as error:
         # an exception would reach the driver as Ray's; an outcome reaches it as what it is
-        return _Outcome(recording.recording_id, "stopped", 0, sha, str(error), error.exit_code)
+        return _Outcome(recording.recording_id, "stopped", reason=str(error), exit_code=error.exit_code)
 
 
-def _stamp(recording: Recording, sha: str) -> bytes:
-    """What a part's rows depend on besides the settings."""
+def _made_from(recording: Recording, sha: str) -> str:
+    """What a part's rows depend on besides the settings: the bytes, the labels that they carry, and the software."""
     row = recording
     fields = (row.recording_id, row.subject_id, row.pair_id, row.modality, row.session, row.task, row.label, row.reader)
-    return hashlib.sha256(json.dumps([sha, *fields]).encode()).hexdigest().encode()
+    return digest(sha, json.dumps(fields), json.dumps(_versions()))
 
 
-def _rows_made_from(workspace: Workspace, part: tuple[str, ...], stamp: bytes) -> int | None:
-    """Rows of a part file with this stamp; None where there is none, or it is of something else or damaged."""
+def _rows_of(workspace: Workspace, *part: str) -> int | None:
+    """Rows of a part file; None where there is none, or it is damaged."""
     try:
         with workspace.filesystem.open_input_file(workspace.path(*part)) as file:
-            metadata = pq.read_metadata(file)
+            return int(pq.read_metadata(file).num_rows)
     except (FileNotFoundError, pa.ArrowInvalid):
         return None
     except OSError as error:
         raise WorkspaceError(f"workspace {workspace.root}: cannot read {'/'.join(part)}: {error}") from error
-    return int(metadata.num_rows) if (metadata.metadata or {}).get(_STAMP) == stamp else None
 
 
 def _refused(workspace: Workspace, key: str, provenance: dict[str, Any]) -> dict[tuple[str, str], tuple[str, str]]:
@@ -239,12 +239,31 @@ def _refused(workspace: Workspace, key: str, provenance: dict[str, Any]) -> dict
 
 
 def _provenance(features: Features, recordings: list[Recording]) -> dict[str, Any]:
-    rows = json.dumps(recordings_table(recordings).to_pylist(), sort_keys=True)
     return {
         "features": features.model_dump(mode="json"),
-        "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
-        "recordings_sha256": hashlib.sha256(rows.encode()).hexdigest(),
+        "versions": _versions(),
+        "recordings_sha256": catalogue.fingerprint(recordings),
     }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in _VERSIONS}
+
+
+def _refuse_shared(recordings: list[Recording], outcomes: dict[str, _Outcome]) -> None:
+    """Quarantine the same bytes under two people: one of them would be tested on what the other was trained on."""
+    owners: dict[str, set[str]] = {}
+    for recording in recordings:
+        outcome = outcomes[recording.recording_id]
+        if outcome.status != "quarantined":
+            owners.setdefault(outcome.source_sha256, set()).add(recording.subject_id)
+    for recording in recordings:
+        outcome = outcomes[recording.recording_id]
+        shared = sorted(owners.get(outcome.source_sha256, ()))
+        if outcome.status != "quarantined" and len(shared) > 1:
+            reason = f"{recording.path}: the same bytes belong to subjects {', '.join(shared)}; keep the right one"
+            outcomes[recording.recording_id] = replace(outcome, status="quarantined", segments=0, reason=reason)
 
 
 def _publish(
@@ -267,18 +286,28 @@ def _publish(
             named = {"subject_id": recording.subject_id, "path": recording.path, "reason": outcome.reason}
             quarantine.append(row | named)
         else:
-            path = f"{recording.modality}/{recording.recording_id}.parquet"
-            parts.append(row | {"path": path, "segments": outcome.segments})
+            parts.append(row | {"path": outcome.part, "segments": outcome.segments})
     counts = dict(Counter(outcome.status for outcome in outcomes.values()))
     folder = ("features", key)
+    there = {f"{modality}/{name}" for modality in MODALITIES for name in workspace.names(*folder, modality)}
+    if unseen := sorted({row["path"] for row in parts} - there):
+        raise WorkspaceError(
+            f"workspace {workspace.root}: {len(unseen)} parts that tasks wrote are not to be seen from here, such as "
+            f"{unseen[0]}; on several nodes the workspace must be an object store or a shared disk"
+        )
+    before = _paths_before(workspace, key)
     workspace.write_table(pa.Table.from_pylist(quarantine, schema=QUARANTINE), *folder, "quarantine.parquet")
     workspace.write_json(provenance | {"counts": counts}, *folder, "provenance.json")
     workspace.write_table(pa.Table.from_pylist(parts, schema=PARTS), *folder, "parts.parquet")
-    kept = {row["path"] for row in parts}
-    for modality in MODALITIES:
-        for name in workspace.names(*folder, modality):
-            if f"{modality}/{name}" not in kept:
-                workspace.delete(*folder, modality, name)
+    # a reader may still hold the manifest before this one: its parts stay until the next
+    for path in sorted(there - before - {row["path"] for row in parts}):
+        workspace.delete(*folder, path)
+
+
+def _paths_before(workspace: Workspace, key: str) -> set[str]:
+    if not workspace.exists("features", key, "parts.parquet"):
+        return set()
+    return set(workspace.read_table("features", key, "parts.parquet")["path"].to_pylist())
 
 
 def _summarise(key: str, recordings: list[Recording], outcomes: dict[str, _Outcome]) -> PrepareSummary:

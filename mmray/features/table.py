@@ -102,7 +102,13 @@ def load(
         raise WorkspaceError(f"features/{features_digest} holds no {modality} segments; see its quarantine.parquet")
     files = [workspace.path(*folder, path) for path in sorted(paths)]
     wanted = None if subjects is None else pc.field("subject_id").isin(sorted(subjects))
-    table = pads.dataset(files, filesystem=workspace.filesystem, format="parquet").to_table(filter=wanted)
+    try:
+        table = pads.dataset(files, filesystem=workspace.filesystem, format="parquet").to_table(filter=wanted)
+    except (OSError, pa.ArrowException) as error:
+        raise WorkspaceError(
+            f"features/{features_digest}: a part that parts.parquet names cannot be read: {error}; run `mmray prepare` "
+            "again, and on several nodes see that all of them share the workspace"
+        ) from error
     if table.num_rows == 0:
         raise WorkspaceError(f"features/{features_digest} holds no {modality} segments of the chosen subjects")
     return from_table(table)

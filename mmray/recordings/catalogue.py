@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -17,7 +19,7 @@ from mmray.recordings.found import RECORDING_ID, UNPLACED, Found, Unplaced
 from mmray.schema import MODALITIES, Recording, recordings_of, recordings_table
 from mmray.storage import Workspace, is_uri
 
-__all__ = ["Catalogue", "Count", "Found", "Unplaced", "catalogue", "find", "load"]
+__all__ = ["Catalogue", "Count", "Found", "Unplaced", "catalogue", "find", "fingerprint", "load"]
 
 # a synthetic study lies in MODMA's layout, so MODMA's reader finds it
 FINDERS: dict[str, Callable[[Path], Found]] = {
@@ -88,6 +90,7 @@ def find(study: Study) -> Found:
         raise RecordingError(f"recordings: {root} is a file; --study {study.kind} wants the study's folder")
     found = FINDERS[study.kind](root)
     _refuse_duplicates(found.recordings)
+    _refuse_contradictions(found.recordings)
     return _only_utf8_paths(found)
 
 
@@ -126,6 +129,12 @@ def load(workspace: Workspace) -> list[Recording]:
             f"workspace {workspace.root}: recordings.parquet lacks a column: {error.args[0]}; "
             "run `mmray recordings` again"
         ) from error
+
+
+def fingerprint(recordings: list[Recording]) -> str:
+    """A digest of all that recordings.parquet says; what was prepared from it carries the same."""
+    rows = json.dumps(recordings_table(recordings).to_pylist(), sort_keys=True)
+    return hashlib.sha256(rows.encode()).hexdigest()
 
 
 def _count(found: Found) -> Catalogue:
@@ -167,6 +176,28 @@ def _refuse_duplicates(recordings: list[Recording]) -> None:
                 "move the one that should not count out of the study"
             )
         seen[recording.recording_id] = recording.path
+
+
+def _refuse_contradictions(recordings: list[Recording]) -> None:
+    """A pair_id is one person's, and a person has one label: else people merge, or a label depends on row order."""
+    owner: dict[str, Recording] = {}
+    labelled: dict[str, Recording] = {}
+    for recording in recordings:
+        first = owner.setdefault(recording.pair_id, recording)
+        if first.subject_id != recording.subject_id:
+            raise RecordingError(
+                f"recordings: pair_id {recording.pair_id} is given to subjects {first.subject_id} and "
+                f"{recording.subject_id} ({first.path}, {recording.path}); put the subject into it, as in "
+                f"{recording.subject_id}-{recording.pair_id}"
+            )
+        if recording.label is None:
+            continue
+        known = labelled.setdefault(recording.subject_id, recording)
+        if known.label != recording.label:
+            raise RecordingError(
+                f"recordings: subject {recording.subject_id} has label {known.label} in {known.path} and "
+                f"{recording.label} in {recording.path}; give a person one label, or none"
+            )
 
 
 def _only_utf8_paths(found: Found) -> Found:

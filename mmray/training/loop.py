@@ -78,6 +78,7 @@ def fit(
     if start is not None:
         _restore(model, optimiser, scheduler, start, place)
     state = start or Checkpoint({}, [], {})
+    _require_one_start(len(state.history), place)
     best = start.part("best") if start is not None else {}
     wrapped = model if place.world == 1 else DistributedDataParallel(model, broadcast_buffers=False)
 
@@ -128,6 +129,17 @@ def require_pairs(training: dict[str, Segments], validation: dict[str, Segments]
             "split.validation_fraction under a new split.name, or choose another train.fold"
         )
     return sampler(training)
+
+
+def _require_one_start(epochs: int, place: Place) -> None:
+    """Workers that read different checkpoints would wait for one another for ever."""
+    if place.world > 1:
+        start_W = losses.gather_rows(torch.tensor([epochs], device=place.device))
+        if (start_W != epochs).any():
+            raise WorkspaceError(
+                f"train: the workers found checkpoints of {sorted(set(start_W.tolist()))} epochs; do all machines see "
+                "the same workspace?"
+            )
 
 
 def _epoch(

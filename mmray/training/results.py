@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import yaml
 from numpy.typing import NDArray
 
 from mmray import config
@@ -47,7 +48,9 @@ def write_fitted(
         "shapes": {modality: list(part.shape) for modality, part in segments.items()},
         "classes": model.classifier.out_features,
         "best_epoch": state.best_epoch,
+        "fitted_on": {"workers": max(1, settings.train.num_workers), "device": next(model.parameters()).device.type},
     }
+    workspace.write_text(config.to_yaml(settings), *run, "config.yaml")
     workspace.write_json(summary, *run, "fitted.json")
     save_model(workspace, state.part("best"), run_id)
 
@@ -56,20 +59,27 @@ def is_evaluated(workspace: Workspace, settings: Config, run_id: str) -> bool:
     """Whether the run is finished, and its figures are of these evaluation settings."""
     if not workspace.exists("runs", run_id, "run.json"):
         return False
-    return bool(workspace.read_json("runs", run_id, "run.json").get("evaluated") == config.digest(settings.evaluate))
+    return bool(workspace.read_json("runs", run_id, "run.json").get("evaluated") == _evaluation(settings))
 
 
 def write_evaluation(workspace: Workspace, settings: Config, run_id: str) -> None:
     """Metrics and report of a fitted run; run.json, which makes the run count as finished, comes last."""
     run = ("runs", run_id)
+    workspace.delete(*run, "run.json")  # figures of two evaluations must never count as one
     embeddings = workspace.read_table(*run, "embeddings.parquet")
     predictions = workspace.read_table(*run, "predictions.parquet")
     metrics = evaluate(embeddings, predictions, settings.evaluate, settings.seed, _ceilings(settings, embeddings))
     workspace.write_table(metrics_table(metrics), *run, "metrics.parquet")
-    workspace.write_text(config.to_yaml(settings), *run, "config.yaml")
+    fitted_with = config.from_dict(yaml.safe_load(workspace.read_bytes(*run, "config.yaml")))
+    told = fitted_with.model_copy(update={"evaluate": settings.evaluate, "study": settings.study})
+    workspace.write_text(config.to_yaml(told), *run, "config.yaml")
     write_report(workspace, run_id)
     summary = workspace.read_json(*run, "fitted.json")
-    workspace.write_json({**summary, "evaluated": config.digest(settings.evaluate)}, *run, "run.json")
+    workspace.write_json({**summary, "evaluated": _evaluation(settings)}, *run, "run.json")
+
+
+def _evaluation(settings: Config) -> str:
+    return config.digest(settings.evaluate, str(_truth(settings) is not None))
 
 
 def roles(fold: Fold) -> dict[str, str]:
@@ -128,14 +138,17 @@ def chosen(segments: dict[str, Segments], subjects: tuple[str, ...]) -> dict[str
 
 
 def _ceilings(settings: Config, embeddings: pa.Table) -> dict[str, dict[str, float]]:
-    # a synthetic study's truth, opened only now that nothing can be fitted to it any more
-    if not settings.study.root:
-        return {}
-    study = Workspace(settings.study.root)
+    study = _truth(settings)
     paired = paired_vectors(embeddings.filter(pc.equal(embeddings["role"], "test"))).subject_ids
-    if len(paired) < 2 or not study.exists("truth.parquet"):
+    if len(paired) < 2 or study is None:
         return {}
     return oracle.ceilings(study.read_table("truth.parquet"), paired)
+
+
+def _truth(settings: Config) -> Workspace | None:
+    """Where a synthetic study's truth lies; opened only after the fit, when nothing can be fitted to it any more."""
+    study = Workspace(settings.study.root)
+    return study if settings.study.root and study.exists("truth.parquet") else None
 
 
 def _nullable(label_S: NDArray[np.int8]) -> list[int | None]:

@@ -20,7 +20,7 @@ import torch
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from mmray import cluster, config, progress
+from mmray import __version__, cluster, config, progress
 from mmray.config import Config
 from mmray.errors import ConfigError, MmrayError, ResourceError, WorkspaceError
 from mmray.evaluation import table
@@ -28,7 +28,7 @@ from mmray.features.table import Segments
 from mmray.features.table import load as load_segments
 from mmray.models import registry
 from mmray.models.crossmodal_gcn import CrossModalGCN
-from mmray.recordings import splits
+from mmray.recordings import catalogue, splits
 from mmray.recordings.splits import Fold
 from mmray.schema import MODALITIES, Metric, metrics_of
 from mmray.storage import Workspace
@@ -46,6 +46,7 @@ class RunSummary:
         folder: where the run's files lie, as a path of the workspace's filesystem.
         best_epoch: whose weights were kept.
         trained: False where the run was there already.
+        fitted_on: workers and kind of device of the fit.
     """
 
     run_id: str
@@ -54,11 +55,13 @@ class RunSummary:
     history: list[EpochRecord]
     best_epoch: int
     trained: bool
+    fitted_on: dict[str, Any]
 
     def headline(self) -> str:
         """How the fit went, and where everything lies."""
         best = self.history[self.best_epoch]
-        fitted = "fitted" if self.trained else "was fitted before; nothing to do"
+        on = f"on {self.fitted_on['workers']} worker(s), {self.fitted_on['device']}"
+        fitted = f"fitted {on}" if self.trained else f"was fitted before, {on}; nothing to do"
         return (
             f"Run {self.run_id} {fitted}: {len(self.history)} epochs, the best was epoch {best.epoch + 1}.\n"
             f"Validation MRR {best.validation_mrr:.3f}. All files: {self.folder}\n"
@@ -85,34 +88,46 @@ def train(settings: Config) -> RunSummary:
     run_id = run_name(workspace, settings)
     trained = not workspace.exists("runs", run_id, "model.safetensors")
     if trained:
-        segments = _segments(workspace, settings, fold)
-        state = _fit(workspace, settings, run_id, segments, fold)
-        model = _new_model(settings, segments, _classes(workspace))
-        model.load_state_dict(state.part("best"))
-        results.write_fitted(workspace, settings, run_id, model.eval(), segments, fold, state)
+        with _threads(settings):
+            segments = _segments(workspace, settings, fold)
+            state = _fit(workspace, settings, run_id, segments, fold)
+            model = _new_model(settings, segments, _classes(workspace))
+            model.load_state_dict(state.part("best"))
+            results.write_fitted(workspace, settings, run_id, model.eval(), segments, fold, state)
     if not results.is_evaluated(workspace, settings, run_id):
         results.write_evaluation(workspace, settings, run_id)
     summary = workspace.read_json("runs", run_id, "run.json")
     history = [EpochRecord(**row) for row in workspace.read_table("runs", run_id, "history.parquet").to_pylist()]
     metrics = metrics_of(workspace.read_table("runs", run_id, "metrics.parquet"))
-    return RunSummary(run_id, workspace.path("runs", run_id), metrics, history, summary["best_epoch"], trained)
+    return RunSummary(
+        run_id, workspace.path("runs", run_id), metrics, history, summary["best_epoch"], trained, summary["fitted_on"]
+    )
 
 
 def run_name(workspace: Workspace, settings: Config) -> str:
-    """The model's name and a digest of all that decides its weights; hardware and number of workers are left out.
+    """The model's name and a digest of the data, settings and version that it is fitted with.
+
+    Hardware and the number of workers, which move the weights by rounding and dropout, are left out.
 
     Raises:
-        WorkspaceError: nothing was prepared with these features' settings.
+        WorkspaceError: nothing was prepared with these features' settings, or from these recordings.
     """
     digest = config.digest(settings.features)
     if not workspace.exists("features", digest, "parts.parquet"):
         raise WorkspaceError(
             f"features/{digest} is not in workspace {workspace.root}; run `mmray prepare` with this config"
         )
+    prepared_from = workspace.read_json("features", digest, "provenance.json")["recordings_sha256"]
+    if prepared_from != catalogue.fingerprint(catalogue.load(workspace)):
+        raise WorkspaceError(
+            f"features/{digest} was prepared from another recordings.parquet than workspace {workspace.root} holds "
+            "now; run `mmray prepare` again, which computes only what changed"
+        )
+    # a part's path carries a digest of its bytes, its labels and the software that made it
     parts = workspace.read_table("features", digest, "parts.parquet").sort_by("recording_id").to_pylist()
     split = workspace.read_bytes("splits", f"{settings.split.name}.json")
     inputs = hashlib.sha256(repr(parts).encode() + split).hexdigest()
-    name = config.digest(settings.features, inputs, settings.train, settings.model, settings.seed)
+    name = config.digest(settings.features, inputs, settings.train, settings.model, settings.seed, __version__)
     return f"{settings.model.name}-{name}"
 
 
@@ -139,6 +154,17 @@ def _new_model(settings: Config, segments: dict[str, Segments], classes: int) ->
 def _classes(workspace: Workspace) -> int:
     label = pc.max(workspace.read_table("recordings.parquet", columns=["label"])["label"]).as_py()
     return max(1, label or 0) + 1
+
+
+@contextmanager
+def _threads(settings: Config) -> Iterator[None]:
+    """A worker's share of threads, here too: rounding follows their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, int(settings.cluster.worker_cpus)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _fit(workspace: Workspace, settings: Config, run_id: str, segments: dict[str, Segments], fold: Fold) -> Checkpoint:

@@ -144,7 +144,7 @@ def test_a_subjects_own_partner_earns_no_label_precision():
         metrics = evaluate(
             made_runs.embeddings(noise=0.0, seed=seed),
             made_runs.predictions(),
-            Evaluate(bootstraps=10, permutations=10),
+            Evaluate(bootstraps=10, permutations=99),
             0,
         )
         metric = figures(metrics)["retrieval", "eeg->audio", "subject", "mAP"]

@@ -54,6 +54,18 @@ def read(workspace: Path, name: str):
     return pq.read_table(workspace / "features" / KEY / f"{name}.parquet")
 
 
+def part_of(workspace: Path, recording_id: str) -> str:
+    parts = read(workspace, "parts").to_pylist()
+    return next(row["path"] for row in parts if row["recording_id"] == recording_id)
+
+
+def reversed_copy(source: str, target: Path) -> Path:
+    """Another clip: the same bytes under two people would be quarantined."""
+    wave, rate = soundfile.read(source)
+    soundfile.write(target, wave[::-1], rate)
+    return target
+
+
 def times_of(workspace: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in (workspace / "features" / KEY).glob("*/*.parquet")}
 
@@ -150,20 +162,43 @@ def test_a_second_run_computes_nothing(prepared):
 def test_only_a_changed_recording_and_one_with_another_label_are_computed_again(prepared, study, tmp_path):
     clip = next(item for item in study if item.recording_id.startswith("02-audio"))
     other = next(item for item in study if item.recording_id.startswith("03-audio"))
-    moved = tmp_path / "changed.wav"
-    shutil.copy(other.path, moved)
+    moved = reversed_copy(clip.path, tmp_path / "changed.wav")
     changed = {
         clip.recording_id: replace(clip, path=str(moved)),
         other.recording_id: replace(other, label=0, label_name="zero"),
     }
     write_recordings(prepared, [changed.get(item.recording_id, item) for item in study])
-    before = rows_of(prepared)
+    before, listed = rows_of(prepared), {name: part_of(prepared, name) for name in changed}
     summary = pipeline.prepare(config_of(prepared))
     after = rows_of(prepared)
     assert summary.prepared == {"eeg": 0, "audio": 2}
-    assert {path for path in after if after[path] != before[path]} == {f"audio/{name}.parquet" for name in changed}
+    assert set(before) - set(after) == set(listed.values())
+    assert all(after[path] == before[path] for path in set(after) & set(before))
     rows = table.load(Workspace(str(prepared)), KEY, "audio")
     assert set(rows.label_S[rows.recording_id_S == other.recording_id]) == {0}
+
+
+def test_what_a_published_manifest_names_is_never_overwritten(prepared, study, tmp_path):
+    clip = next(item for item in study if item.recording_id.startswith("02-audio"))
+    before, folder = rows_of(prepared), prepared / "features" / KEY
+    for number in range(2):
+        moved = reversed_copy(clip.path, tmp_path / f"{number}.wav")
+        if number:
+            soundfile.write(moved, soundfile.read(moved)[0] * 0.5, 44100)
+        write_recordings(prepared, [replace(item, path=str(moved)) if item is clip else item for item in study])
+        pipeline.prepare(config_of(prepared))
+        kept = all((folder / path).exists() and (folder / path).read_bytes() == rows for path, rows in before.items())
+        assert kept == (number == 0), "a reader of the manifest before keeps its parts until the next one"
+
+
+def test_the_same_bytes_under_two_people_are_quarantined(prepared, study, tmp_path):
+    clip = next(item for item in study if item.recording_id.startswith("02-audio"))
+    twin = replace(clip, recording_id="twin", subject_id="twin", pair_id="twin")
+    write_recordings(prepared, [*study, twin])
+    reasons = dict(pipeline.prepare(config_of(prepared)).reasons)
+    assert {clip.recording_id, "twin"} <= set(reasons)
+    assert "belong to subjects" in reasons["twin"]
+    assert not {clip.recording_id, "twin"} & set(read(prepared, "parts")["recording_id"].to_pylist())
 
 
 def test_a_removed_recording_and_one_that_broke_lose_their_rows_and_files(prepared, study, tmp_path):
@@ -173,15 +208,17 @@ def test_a_removed_recording_and_one_that_broke_lose_their_rows_and_files(prepar
     kept = [replace(item, path=str(bad)) if item is broke else item for item in study if item is not gone]
     write_recordings(prepared, kept)
     pipeline.prepare(config_of(prepared))
-    parts = read(prepared, "parts")["recording_id"].to_pylist()
-    files = {path.stem for path in (prepared / "features" / KEY / "eeg").iterdir()}
-    assert not {gone.recording_id, broke.recording_id} & (set(parts) | files)
+    assert not {gone.recording_id, broke.recording_id} & set(read(prepared, "parts")["recording_id"].to_pylist())
+    pipeline.prepare(config_of(prepared))
+    files = {path.name for path in (prepared / "features" / KEY / "eeg").iterdir()}
+    assert not [name for name in files if name.startswith((gone.recording_id, broke.recording_id))]
     assert broke.recording_id in read(prepared, "quarantine")["recording_id"].to_pylist()
 
 
-def test_a_mended_recording_leaves_quarantine(prepared, study):
+def test_a_mended_recording_leaves_quarantine(prepared, study, tmp_path):
     clip = next(item for item in study if item.recording_id.startswith("02-audio"))
-    mended = [replace(item, path=clip.path) if item.recording_id == "s1-empty-wav" else item for item in study]
+    mended_clip = reversed_copy(clip.path, tmp_path / "mended.wav")
+    mended = [replace(item, path=str(mended_clip)) if item.recording_id == "s1-empty-wav" else item for item in study]
     write_recordings(prepared, mended)
     assert pipeline.prepare(config_of(prepared)).prepared == {"eeg": 0, "audio": 1}
     assert "s1-empty-wav" not in read(prepared, "quarantine")["recording_id"].to_pylist()
@@ -209,7 +246,7 @@ def test_a_corrected_reader_takes_a_recording_out_of_quarantine(prepared, study)
 
 
 def test_a_damaged_part_file_is_made_again(prepared, undisturbed):
-    part = prepared / "features" / KEY / "eeg" / "01-eeg-01.parquet"
+    part = prepared / "features" / KEY / part_of(prepared, "01-eeg-01")
     part.write_bytes(part.read_bytes()[:100])
     assert pipeline.prepare(config_of(prepared)).prepared["eeg"] == 1
     assert rows_of(prepared) == rows_of(undisturbed[0])

@@ -122,3 +122,19 @@ def test_the_description_lists_ten_leftovers_and_counts_the_rest(tmp_path, study
     for number in range(12):
         Path(study / REST / f"note {number}.txt").write_text("x")
     assert "... and 2 more in unplaced.parquet" in catalogue.catalogue(config_of(tmp_path, study)).render()
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["a,S1,eeg,a.wav,trial-1,", "b,S2,audio,b.wav,trial-1,"], "pair_id trial-1 is given to subjects S1 and S2"),
+        (["a,S1,eeg,a.wav,S1,1", "b,S1,audio,b.wav,S1,0"], "subject S1 has label 1 in .* and 0 in "),
+    ],
+)
+def test_a_study_that_contradicts_itself_about_a_person_is_refused(tmp_path, rows, message):
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / name).write_bytes(b"RIFF")
+    manifest = tmp_path / "study.csv"
+    manifest.write_text("\n".join(["recording_id,subject_id,modality,path,pair_id,label", *rows]))
+    with pytest.raises(RecordingError, match=message):
+        catalogue.find(Study(kind="manifest", root=str(manifest)))

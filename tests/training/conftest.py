@@ -12,6 +12,7 @@ import torch
 
 from mmray import config
 from mmray.features.table import Segments, from_table
+from mmray.recordings import catalogue
 from mmray.schema import PARTS, QUALITY, Recording, features_schema, recordings_table
 from mmray.storage import Workspace
 
@@ -123,6 +124,7 @@ def prepared() -> Callable[..., Workspace]:
         columns = [
             pa.array(column, type=field.type) for column, field in zip(zip(*parts, strict=True), PARTS, strict=True)
         ]
+        workspace.write_json({"recordings_sha256": catalogue.fingerprint(recordings)}, *folder, "provenance.json")
         workspace.write_table(pa.Table.from_arrays(columns, schema=PARTS), *folder, "parts.parquet")
         workspace.write_table(recordings_table(recordings), "recordings.parquet")
         return workspace

@@ -109,7 +109,16 @@ def test_a_resumed_fit_ends_bit_identical(easy, by_subject, fitted, tmp_path, st
     with pytest.raises(KilledError):
         fit(model_for(easy), *data, TRAIN, seed=0, on_epoch=on_epoch)
     torch.manual_seed(99)
-    resumed = fit(model_for(easy), *data, TRAIN, seed=0, start=read_checkpoint(workspace, "checkpoint"))
+    told = []
+    resumed = fit(
+        model_for(easy),
+        *data,
+        TRAIN,
+        seed=0,
+        start=read_checkpoint(workspace, "checkpoint"),
+        on_epoch=lambda state: told.append(len(state.history)),
+    )
+    assert told == list(range(stop_after + 1, len(fitted.history) + 1)), "it began again from the start"
     assert resumed.tensors.keys() == fitted.tensors.keys()
     assert [name for name, tensor in fitted.tensors.items() if not torch.equal(tensor, resumed.tensors[name])] == []
     assert resumed.history == fitted.history

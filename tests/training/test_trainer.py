@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,15 @@ import torch
 from mmray import config
 from mmray.errors import ConfigError, ResourceError, WorkspaceError
 from mmray.features.table import load
-from mmray.schema import EMBEDDINGS, METRICS, PREDICTIONS
+from mmray.recordings import splits
+from mmray.schema import EMBEDDINGS, METRICS, PARTS, PREDICTIONS, recordings_of, recordings_table
 from mmray.storage import Workspace
 from mmray.training import inference, trainer
 from mmray.training.batches import graphs
-from mmray.training.checkpoint import load_run, read_checkpoint
+from mmray.training.checkpoint import load_run, read_checkpoint, write_checkpoint
 
 EPOCHS = 25
+MARK = 12345.0
 
 
 def settings_in(root: Path, **train) -> config.Config:
@@ -35,7 +38,7 @@ def settings_in(root: Path, **train) -> config.Config:
             "model": {"hidden": 8, "embedding": 8},
             "train": {"epochs": EPOCHS, "patience": EPOCHS, "batch_size": 8, "passes": 1, **train},
             "split": {"folds": 3, "validation_fraction": 0.4},
-            "evaluate": {"bootstraps": 20, "permutations": 20},
+            "evaluate": {"bootstraps": 20, "permutations": 99},
         }
     )
 
@@ -110,7 +113,7 @@ def test_a_finished_run_is_not_fitted_again(run):
 
 def test_other_resampling_settings_evaluate_the_same_weights_again(run):
     settings, workspace, summary = run
-    other = settings.model_copy(update={"evaluate": config.Evaluate(bootstraps=30, permutations=30)})
+    other = settings.model_copy(update={"evaluate": config.Evaluate(bootstraps=30, permutations=100)})
     before = weights(workspace, summary.run_id)
     again = trainer.train(other)
     assert again.run_id == summary.run_id
@@ -125,6 +128,28 @@ def test_a_loaded_run_makes_the_stored_embeddings(run):
     table = workspace.read_table("runs", summary.run_id, "embeddings.parquet")
     stored = np.stack(table.filter(pa.compute.equal(table["modality"], "eeg"))["z"].to_pylist())
     np.testing.assert_array_equal(inference.embed(loaded.model, "eeg", graphs(part, torch.device("cpu"))), stored)
+
+
+def test_the_run_id_follows_what_the_parts_were_made_from(run, tmp_path, prepared):
+    settings, _, summary = run
+    other = settings.model_copy(update={"workspace": str(tmp_path)})
+    workspace = prepared(other.workspace, other, subjects=24, segments=3, lone=3)
+    folder = ("features", config.digest(settings.features))
+    parts = workspace.read_table(*folder, "parts.parquet").to_pylist()
+    splits.write_split(other)
+    assert trainer.run_name(workspace, other) == summary.run_id
+    parts[0]["path"] = "eeg/relabelled.parquet"
+    workspace.write_table(pa.Table.from_pylist(parts, schema=PARTS), *folder, "parts.parquet")
+    assert trainer.run_name(workspace, other) != summary.run_id
+
+
+def test_recordings_that_changed_after_the_preparation_are_refused(run, tmp_path, prepared):
+    settings = run[0].model_copy(update={"workspace": str(tmp_path)})
+    workspace = prepared(settings.workspace, settings, subjects=24, segments=3, lone=3)
+    relabelled = [replace(row, label=0) for row in recordings_of(workspace.read_table("recordings.parquet"))]
+    workspace.write_table(recordings_table(relabelled), "recordings.parquet")
+    with pytest.raises(WorkspaceError, match="prepared from another recordings"):
+        trainer.train(settings)
 
 
 def test_the_run_id_follows_the_seed_and_not_the_number_of_workers(run):
@@ -173,6 +198,7 @@ trainer.train(config.load(sys.argv[1]))
 
 
 def kill_driver_after_two_epochs(settings: config.Config, workspace: Workspace, run_id: str, folder: Path) -> None:
+    """Kill, and mark the checkpoint's first epoch: a run that begins again loses the mark."""
     (folder / "config.yaml").write_text(config.to_yaml(settings))
     with open(folder / "driver.log", "wb") as log:
         driver = subprocess.Popen(
@@ -180,7 +206,6 @@ def kill_driver_after_two_epochs(settings: config.Config, workspace: Workspace, 
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
     try:
         waiting = threading.Thread(target=wait_for_epoch, args=(workspace, run_id, 2), daemon=True)
@@ -189,8 +214,14 @@ def kill_driver_after_two_epochs(settings: config.Config, workspace: Workspace, 
             assert driver.poll() is None, (folder / "driver.log").read_text()
             waiting.join(0.1)
     finally:
+        orphans = psutil.Process(driver.pid).children(recursive=True)
         os.killpg(driver.pid, signal.SIGKILL)
         driver.wait()
+    _, alive = psutil.wait_procs(orphans, timeout=60)  # a worker may finish the epoch it was in
+    assert not alive
+    state = read_checkpoint(workspace, "runs", run_id, trainer.CHECKPOINT)
+    history = [replace(state.history[0], loss=MARK), *state.history[1:]]
+    write_checkpoint(workspace, replace(state, history=history), "runs", run_id, trainer.CHECKPOINT)
 
 
 def test_a_killed_driver_run_again_ends_with_the_same_weights(run, tmp_path, prepared):
@@ -198,7 +229,9 @@ def test_a_killed_driver_run_again_ends_with_the_same_weights(run, tmp_path, pre
     settings = settings_in(tmp_path / "ws")
     workspace = prepared(settings.workspace, settings, subjects=24, segments=3, lone=3)
     kill_driver_after_two_epochs(settings, workspace, summary.run_id, tmp_path)
-    assert weights(workspace, trainer.train(settings).run_id) == weights(undisturbed, summary.run_id)
+    again = trainer.train(settings)
+    assert weights(workspace, again.run_id) == weights(undisturbed, summary.run_id)
+    assert again.history[0].loss == MARK
 
 
 def test_a_killed_driver_of_two_workers_run_again_ends_with_the_same_weights(
@@ -207,7 +240,9 @@ def test_a_killed_driver_of_two_workers_run_again_ends_with_the_same_weights(
     settings = settings_in(tmp_path / "ws", num_workers=2)
     workspace = prepared(settings.workspace, settings, subjects=24, segments=3, lone=3)
     kill_driver_after_two_epochs(settings, workspace, run[2].run_id, tmp_path)
-    assert weights(workspace, trainer.train(settings).run_id) == on_two_workers
+    again = trainer.train(settings)
+    assert weights(workspace, again.run_id) == on_two_workers
+    assert again.history[0].loss == MARK
 
 
 def test_a_killed_worker_is_replaced_and_the_weights_stay_the_same(
