@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 
-from mmray.config import Config, reference
+from mmray.config import Config, override, reference
 from mmray.config import load as load_config
 from mmray.errors import ConfigError, MmrayError
 
@@ -214,7 +214,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _setting(key: str, value: Any) -> list[str]:
-    return [] if value is None else [f"{key}={json.dumps(value)}"]
+    return [] if value is None else [override(key, value)]
 
 
 def _resolve(
@@ -238,4 +238,4 @@ def _show(summary: Any, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    Console().print(summary.render(), soft_wrap=True, highlight=False)
+    Console(markup=False, highlight=False).print(summary.render(), soft_wrap=True)

@@ -63,7 +63,7 @@ def session(config: Cluster, *, dashboard: bool = False) -> Iterator[None]:
             ray.shutdown()
         return
     # a short path: Ray's sockets live under it and AF_UNIX allows 107 bytes
-    folder = tempfile.mkdtemp(prefix="mmray-")
+    folder = tempfile.mkdtemp(prefix="mmray-")  # ours alone; Ray opens the folder it is given to every user
     # Ray's own ports face every interface: a token known to this process tree alone guards them, and no file holds it.
     # RAY_AUTH_MODE stays unset: ray.init then turns token authentication on itself, also where ray was imported before.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -75,7 +75,7 @@ def session(config: Cluster, *, dashboard: bool = False) -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.ERROR,
             configure_logging=True,
-            _temp_dir=folder,
+            _temp_dir=f"{folder}/r",
         )
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         shutil.rmtree(folder, ignore_errors=True)
@@ -107,6 +107,36 @@ def limit_threads(cpus: float) -> None:
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(threads)
+
+
+def require_room(
+    stage: str, count: int = 1, *, cpus: float = 0.0, gpus: float = 0.0, memory_bytes: int = 0, setting: str
+) -> None:
+    """Refuse what the session's nodes could not hold even when idle; Ray would wait for it without a word.
+
+    Args:
+        stage: who asks.
+        count: how many tasks or workers must run at once, each of this size.
+        setting: what to lower.
+
+    Raises:
+        ResourceError: fewer fit.
+    """
+    import ray
+
+    wanted = {"CPU": cpus, "GPU": gpus, "memory": float(memory_bytes)}
+    room = 0
+    for node in ray.nodes():
+        if node["Alive"]:
+            held = (node["Resources"].get(kind, 0.0) // amount for kind, amount in wanted.items() if amount)
+            room += int(min(held, default=count))
+    if room < count:
+        size = f"{cpus:g} CPUs" + (f", {gpus:g} GPUs" if gpus else "")
+        size += f", {memory_bytes >> 20} MiB" if memory_bytes else ""
+        raise ResourceError(
+            f"{stage}: {count} x ({size}) must run at once, and the nodes that are up hold {room}; "
+            f"lower {setting}, or start more or larger nodes"
+        )
 
 
 def data() -> Any:
@@ -161,6 +191,20 @@ def map(
             try:
                 result: Result = ray.get(waiting.pop(position))
             except ray.exceptions.RayTaskError as error:
+                _cancel(waiting)
                 raise error.cause from None
+            except ray.exceptions.RayError as error:
+                _cancel(waiting)
+                raise ResourceError(
+                    f"{label}: a worker died again and again ({type(error).__name__}), mostly for want of memory; "
+                    "set cluster.num_cpus lower so that fewer run at once, then run the same command again"
+                ) from error
             advance()
             yield result
+
+
+def _cancel(waiting: dict[int, Any]) -> None:
+    import ray
+
+    for reference in waiting.values():
+        ray.cancel(reference, force=True)

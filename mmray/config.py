@@ -239,6 +239,11 @@ def load(path: str | Path | None = None, overrides: list[str] | None = None) -> 
     return from_dict(tree)
 
 
+def override(key: str, value: Any) -> str:
+    """`key=value` as `load` reads it, whatever characters the value holds."""
+    return f"{key}={json.dumps(value, ensure_ascii=False)}"
+
+
 def from_dict(tree: dict[str, Any]) -> Config:
     """Validate a plain tree. Raises ConfigError as `load` does."""
     try:
@@ -298,19 +303,13 @@ def _scientific(section: Section) -> dict[str, Any]:
 
 def _scalar(text: str) -> Any:
     try:
-        return float(text) if _is_exponent(text) else yaml.safe_load(text)
+        return json.loads(text)  # any characters, and 1e-3, which YAML 1.1 takes for a string
+    except ValueError:
+        pass
+    try:
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set: cannot read the value {text!r}: {error}") from error
-
-
-def _is_exponent(text: str) -> bool:
-    # YAML 1.1 reads 1e-3 as a string; every user means a number
-    head, _, tail = text.lower().partition("e")
-    try:
-        float(head), int(tail)
-    except ValueError:
-        return False
-    return True
 
 
 def _explain(location: tuple[Any, ...], kind: str, message: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from rich.console import Console, Group, RenderableType
+from rich.text import Text
 
 from mmray import cluster, config
 from mmray.evaluation import table
@@ -41,17 +43,19 @@ class DemoSummary:
     index_version: str
     metrics: list[Metric]
     report: str
+    unseen: str
 
     def render(self) -> RenderableType:
         """Figures with chance and ceiling beside them, and what to run next."""
-        settings = f"--workspace {self.workspace} --config {self.workspace}/demo.yaml"
+        settings = f"--config {shlex.quote(f'{self.workspace}/demo.yaml')}"
+        clip = shlex.quote(f"{self.study}/audio_lanzhou_2015/{self.unseen}/01.wav")
         return Group(
             "",
             table.render(self.metrics),
             "",
             f"report  {self.report}",
             f"serve   mmray serve {settings}",
-            f"search  mmray search {self.study}/audio_lanzhou_2015/<id>/01.wav --target eeg {settings}",
+            f"search  mmray search {clip} --target eeg {settings}",
             "yours   mmray recordings --study manifest --root your.csv, then prepare, train, index and serve",
         )
 
@@ -67,7 +71,11 @@ def run(folder: str, config_file: Path | None, overrides: list[str]) -> DemoSumm
         overrides: laid over them.
     """
     study, workspace = f"{folder}/study", f"{folder}/workspace"
-    places = [f"workspace={workspace}", "study.kind=synthetic", f"study.root={study}"]
+    places = [
+        "study.kind=synthetic",
+        config.override("study.root", study),
+        config.override("workspace", workspace),
+    ]
     settings = config.load(config_file, [*places, *_SETTINGS, *overrides])
     Workspace(workspace).write_text(config.to_yaml(settings), "demo.yaml")
     workers = settings.train.num_workers
@@ -76,25 +84,25 @@ def run(folder: str, config_file: Path | None, overrides: list[str]) -> DemoSumm
         _stage("2/7 recordings", catalogue.catalogue, settings)
         _stage("3/7 prepare: segment graphs on Ray Data", pipeline.prepare, settings)
         _stage("4/7 split by subject", splits.write_split, settings)
-        _tell(f"\n[bold]5/7 train with Ray Train, {workers} workers; evaluate on unseen people[/]")
+        _tell(Text(f"\n5/7 train with Ray Train, {workers} workers; evaluate on unseen people", style="bold"))
         fitted = trainer.train(settings)
         _tell(fitted.headline())  # its figures close the demo
         index = _stage("6/7 index", build.build_index, settings, fitted.run_id)
-        query = _unseen_recording(Workspace(workspace), fitted.run_id)
+        query, subject = _unseen_recording(Workspace(workspace), fitted.run_id)
         _stage("7/7 search: whose voice is most like this EEG?", retriever.search, settings, query, "audio", 5)
     report = f"{workspace}/runs/{fitted.run_id}/report.html"
-    return DemoSummary(workspace, study, fitted.run_id, index.version, fitted.metrics, report)
+    return DemoSummary(workspace, study, fitted.run_id, index.version, fitted.metrics, report, subject)
 
 
-def _unseen_recording(workspace: Workspace, run_id: str) -> str:
-    """The first EEG of a test subject."""
-    rows = workspace.read_table("runs", run_id, "embeddings.parquet", columns=["recording_id", "modality", "role"])
-    chosen = (row for row in rows.to_pylist() if (row["modality"], row["role"]) == ("eeg", "test"))
-    return str(next(chosen)["recording_id"])
+def _unseen_recording(workspace: Workspace, run_id: str) -> tuple[str, str]:
+    """The first EEG of a test subject, and the subject."""
+    rows = workspace.read_table("runs", run_id, "embeddings.parquet").drop_columns("z").to_pylist()
+    row = next(row for row in rows if (row["modality"], row["role"]) == ("eeg", "test"))
+    return row["recording_id"], row["subject_id"]
 
 
 def _stage(title: str, function: Callable[..., Summary], *arguments: Any) -> Summary:
-    _tell(f"\n[bold]{title}[/]")
+    _tell(Text(f"\n{title}", style="bold"))
     summary = function(*arguments)
     _tell(summary.render())
     return summary
@@ -102,4 +110,4 @@ def _stage(title: str, function: Callable[..., Summary], *arguments: Any) -> Sum
 
 def _tell(text: RenderableType) -> None:
     # stages are told on stderr and the result alone on stdout, so that --json stays one object
-    Console(file=sys.stderr, highlight=False).print(text, soft_wrap=True)
+    Console(file=sys.stderr, markup=False, highlight=False).print(text, soft_wrap=True)

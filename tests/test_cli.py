@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,3 +42,14 @@ def test_a_wrong_command_line_exits_with_2_and_says_why(
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+def test_a_name_that_looks_like_markup_is_printed_as_it_is(
+    tmp_path: Path, real_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = tmp_path / "md3[/q] \N{GRINNING FACE}"
+    study.mkdir(parents=True)
+    for name in ("data_eeg", "data_wav"):
+        (study / name).symlink_to(real_data / "feis" / name)
+    assert cli.main(["recordings", "--study", "feis", "--root", str(study), "--workspace", str(study / "ws")]) == 0
+    assert "2,192" in capsys.readouterr().out

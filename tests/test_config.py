@@ -75,3 +75,9 @@ def test_a_scientific_field_changes_a_digest() -> None:
     one, two = config.load(None), config.load(None, ["features.eeg.segment_s=2"])
     assert config.digest(one.features) != config.digest(two.features)
     assert config.digest(one.train) == config.digest(two.train)
+
+
+@given(st.text().filter(lambda text: "\x00" not in text))
+def test_any_text_survives_the_override_syntax(text: str) -> None:
+    text = text.encode("utf-8", "replace").decode()  # a lone surrogate is no text
+    assert config.load(None, [config.override("features.eeg.montage", text)]).features.eeg.montage == text

@@ -130,13 +130,12 @@ def _run(
     recordings: list[Recording], config: Config, key: str, refused: dict[tuple[str, str], tuple[str, str]]
 ) -> Iterator[_Outcome]:
     """Outcomes as they come, biggest recordings first so that the tail is short."""
-    import ray
     import ray.exceptions
 
     cpus, features = config.cluster.task_cpus, config.features
     workspace = Workspace(config.workspace)
     memory = _TASK_BYTES + _BYTES_PER_BYTE * max(recording.size_bytes for recording in recordings)
-    _check_room(ray.nodes(), cpus, memory)
+    cluster.require_room("prepare", cpus=cpus, memory_bytes=memory, setting="cluster.task_cpus")
 
     def task(row: dict[str, Any]) -> list[dict[str, Any]]:
         cluster.limit_threads(cpus)
@@ -170,18 +169,6 @@ def _groups(recordings: list[Recording]) -> Iterator[list[Recording]]:
         yield group
 
 
-def _check_room(nodes: list[dict[str, Any]], cpus: float, memory: int) -> None:
-    alive = [node["Resources"] for node in nodes if node["Alive"]]
-    if any(node.get("CPU", 0) >= cpus and node.get("memory", 0) >= memory for node in alive):
-        return
-    largest = max((int(node.get("memory", 0)) for node in alive), default=0) >> 20
-    cores = max((node.get("CPU", 0) for node in alive), default=0)
-    raise ResourceError(
-        f"prepare: a task takes cluster.task_cpus={cpus:g} CPUs and {memory >> 20} MiB of memory, and no node has both "
-        f"(at most {cores:g} CPUs, {largest} MiB); lower task_cpus, or start larger nodes"
-    )
-
-
 def _prepare_one(
     recording: Recording, features: Features, workspace: Workspace, key: str, refused: tuple[str, str] | None
 ) -> _Outcome:
@@ -202,6 +189,9 @@ def _prepare_one(
     except MmrayError as error:
         # an exception would reach the driver as Ray's; an outcome reaches it as what it is
         return _Outcome(recording.recording_id, "stopped", reason=str(error), exit_code=error.exit_code)
+    except Exception as error:  # a damaged file can raise anything in the libraries below, and must not stop the others
+        reason = f"{recording.path}: {type(error).__name__}: {error}; no reader should fail like this, please report it"
+        return _Outcome(recording.recording_id, "quarantined", source_sha256=sha, reason=reason)
 
 
 def _made_from(recording: Recording, sha: str) -> str:

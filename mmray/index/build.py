@@ -166,6 +166,7 @@ def _embed(config: Config, run: LoadedRun, parts: list[dict[str, Any]]) -> dict[
     with cluster.session(config.cluster):
         import ray
 
+        cluster.require_room("index", cpus=cpus, setting="cluster.task_cpus")
         slots = max(1, int(ray.cluster_resources().get("CPU", 1) / cpus))
         blocks = max(1, min(len(parts) // _BLOCK, 4 * slots))
         items = [{"recording_id": part["recording_id"], "path": part["path"]} for part in parts]

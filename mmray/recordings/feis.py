@@ -49,7 +49,7 @@ def find(root: Path) -> Found:
     epochs = 0
     for folder in entries(eeg) if eeg.is_dir() else []:
         for path in entries(folder) if _is_participant(folder) else [folder]:
-            if path.name != "articulators.zip":
+            if path.name != "articulators.zip" or not path.is_file():
                 unplaced.append(Unplaced(str(path), "not a participant's articulators.zip"))
                 continue
             recordings.append(_recording(folder.name, "eeg", "", path))
@@ -60,7 +60,7 @@ def find(root: Path) -> Found:
     for folder in entries(wav) if wav.is_dir() else []:
         voice = folder / "wavs"
         for path in entries(voice) if _is_participant(folder) and voice.is_dir() else [folder]:
-            if path.suffix.lower() == ".wav" and RECORDING_ID.fullmatch(path.stem):
+            if path.suffix.lower() == ".wav" and path.is_file() and RECORDING_ID.fullmatch(path.stem):
                 recordings.append(_recording(folder.name, "audio", f"-{path.stem}", path))
             else:
                 unplaced.append(Unplaced(str(path), "not a participant's wavs/<phoneme>.wav"))
@@ -95,7 +95,7 @@ def read_epochs(
         OSError,
         EOFError,
         RuntimeError,
-        NotImplementedError,
+        ValueError,
         zlib.error,
         zipfile.BadZipFile,
         pa.ArrowException,

@@ -170,7 +170,10 @@ def _modality(text: str) -> str:
 
 
 def _file(text: str, folder: Path) -> tuple[str, int]:
-    path = text if is_uri(text) else str(folder / Path(text).expanduser())
+    try:
+        path = text if is_uri(text) else str(folder / Path(text).expanduser())
+    except RuntimeError as error:
+        raise ValueError(f"{text!r}: {error}") from None
     size = size_of(path)
     if size is None:
         raise ValueError(f"there is no file {path}")

@@ -15,6 +15,7 @@ from mmray.errors import RecordingError
 from mmray.recordings.mat5 import matrices
 
 ELECTRODES = 128  # E1-E128 of GSN-HydroCel-129; a 129th row is Cz, the reference, all zeros
+MOST_SAMPLES = 1 << 29  # of all channels together; a small file can claim, or unpack to, far more than memory holds
 _RATE = "samplingRate"
 _DAMAGED_V5 = (OSError, ValueError, MemoryError, struct.error, zlib.error)
 _DAMAGED_V73 = (OSError, RuntimeError, ValueError, TypeError, KeyError, MemoryError, OverflowError)
@@ -76,6 +77,8 @@ def _choose(path: Path, shapes: dict[str, tuple[int, ...]]) -> str:
         if len(shape) == 2 and min(shape) in (ELECTRODES, ELECTRODES + 1) and max(shape) > ELECTRODES + 1
     ]
     if len(chosen) == 1:
+        if (samples := max(shapes[chosen[0]])) * ELECTRODES > MOST_SAMPLES:
+            raise RecordingError(f"{path}: claims {samples:,} samples a channel; cut the recording into parts")
         return chosen[0]
     listed = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items()) or "nothing numeric"
     raise RecordingError(

@@ -187,6 +187,9 @@ def _spans(raw: mne.io.BaseRaw) -> tuple[tuple[int, int], ...]:
 def _soundfile(path: Path) -> AudioSignal:
     _refuse_cut_wav(path)
     try:
+        promised = soundfile.info(path)
+        if promised.frames * promised.channels > matlab.MOST_SAMPLES:
+            raise RecordingError(f"{path}: {promised.duration / 3600:.1f} h of sound in one file; cut it into parts")
         data_TC, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError, ValueError, TypeError, MemoryError) as error:
         raise RecordingError(f"{path}: not audio that libsndfile can read ({error}); export the clip again") from error

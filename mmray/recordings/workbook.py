@@ -6,6 +6,7 @@ import math
 import re
 import unicodedata
 import warnings
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,27 @@ from xml.etree.ElementTree import ParseError
 from zipfile import BadZipFile
 
 import openpyxl
+from openpyxl.utils.exceptions import InvalidFileException
 
 from mmray.recordings.found import Unplaced
 
 # a workbook's further columns are questionnaire scores, which define the label and must not reach a model
 _ID, _TYPE, _AGE, _GENDER, _EDUCATION = "subject id", "type", "age", "gender", "education(years)"
+_UNREADABLE = (  # what openpyxl and the libraries below it raise on damaged workbooks
+    OSError,
+    BadZipFile,
+    InvalidFileException,
+    ParseError,
+    zlib.error,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 _DIAGNOSES = ("MDD", "HC")
 
 
@@ -41,7 +58,7 @@ def read_people(path: Path) -> tuple[dict[str, Person], list[Unplaced]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # openpyxl tells of styles and extensions it drops
             book = openpyxl.load_workbook(path, data_only=True)
-    except (OSError, BadZipFile, KeyError, ValueError, TypeError, AttributeError, EOFError, ParseError) as error:
+    except _UNREADABLE as error:
         return {}, [Unplaced(str(path), f"workbook cannot be read ({_first_line(error)}); labels come from the ids")]
     for sheet in book.worksheets:
         rows = enumerate(sheet.iter_rows(values_only=True), start=1)

@@ -54,6 +54,7 @@ def serve(config: Config, key: str | None = None) -> None:
         ResourceError: the port is taken, or Ray or a replica does not start.
     """
     if cluster.address(config.cluster):
+        _check(config, key)
         with cluster.session(config.cluster):
             _announce(_deploy(config, key), key, "`serve shutdown` on the cluster ends it")
         return
@@ -66,6 +67,8 @@ def serve(config: Config, key: str | None = None) -> None:
 @contextmanager
 def running(config: Config, key: str | None = None) -> Iterator[Endpoint]:
     """An endpoint on an embedded Ray that answers for as long as the block runs. Raises as `serve`."""
+    _check(config, key)
+    _refuse_taken(config.serve.host, config.serve.port)
     with (
         tempfile.TemporaryDirectory(prefix="mms-", dir=_short_folder()) as folder,
         _environment(_haproxy(folder)),
@@ -77,6 +80,30 @@ def running(config: Config, key: str | None = None) -> Iterator[Endpoint]:
             yield _deploy(config, key)
         finally:
             ray_serve.shutdown()
+
+
+def _check(config: Config, key: str | None) -> None:
+    """Refuse what cannot be served before Ray starts."""
+    if key is not None and (len(key) < _SHORTEST_KEY or not (key.isascii() and key.isprintable())):
+        raise ConfigError(f"serve: the key must be at least {_SHORTEST_KEY} printable ASCII characters")
+    workspace = Workspace(config.workspace)
+    store.read_manifest(workspace, store.current(workspace))
+
+
+def _refuse_far_replicas(host: str) -> None:
+    """On loopback a replica refuses other machines, and so the front of another node."""
+    import ray
+
+    nodes = sum(bool(node["Alive"]) for node in ray.nodes())
+    if nodes > 1 and _is_loopback_host(host):
+        raise ConfigError(
+            f"serve: serve.host={host} answers one machine, and this cluster has {nodes}: a replica would refuse the "
+            "front of another node. Set serve.host=0.0.0.0, with the cluster's ports closed to the outside"
+        )
+
+
+def _is_loopback_host(host: str) -> bool:
+    return host == "localhost" or is_loopback((host, 0))
 
 
 def _announce(endpoint: Endpoint, given: str | None, end: str) -> None:
@@ -91,15 +118,11 @@ def _deploy(config: Config, key: str | None) -> Endpoint:
     from ray.serve.exceptions import RayServeException
 
     key = key or secrets.token_urlsafe(32)
-    if len(key) < _SHORTEST_KEY or not (key.isascii() and key.isprintable()):
-        raise ConfigError(f"serve: the key must be at least {_SHORTEST_KEY} printable ASCII characters")
-    workspace = Workspace(config.workspace)
-    version = store.current(workspace)
-    store.read_manifest(workspace, version)
+    version = store.current(Workspace(config.workspace))
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     settings = config.serve
-    if not ray_serve.status().proxies:
-        _refuse_taken(settings.host, settings.port)
+    _refuse_far_replicas(settings.host)
+    cluster.require_room("serve", settings.replicas, cpus=config.cluster.task_cpus, setting="serve.replicas")
     ray_serve.start(
         http_options=HTTPOptions(
             host=settings.host,
@@ -140,8 +163,7 @@ def _application(config: Config, key: bytes, version: str) -> Any:
             from mmray.serving.retriever import Retriever
 
             retriever = Retriever.open(Workspace(config.workspace), version, config.serve.top_k_limit)
-            loopback_only = is_loopback((config.serve.host, 0)) or config.serve.host == "localhost"
-            return build_app(retriever, config.serve, key, loopback_only)
+            return build_app(retriever, config.serve, key, _is_loopback_host(config.serve.host))
 
     deployment = ray_serve.deployment(
         name="Retriever",
@@ -184,7 +206,7 @@ def _refuse_taken(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise ResourceError(
-                f"serve: cannot listen on {host}:{port}: {error.strerror}; choose another with --set serve.port=PORT"
+                f"serve: cannot listen on {host}:{port}: {error.strerror}; choose another serve.port, or serve.host"
             ) from error
 
 
@@ -200,6 +222,8 @@ def _haproxy(folder: str) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/metrics.sock",
+        # its log lines hold whole addresses, and an address may hold the key: they go where nobody listens
+        "RAY_SERVE_HAPROXY_LOG_TARGET": f"{folder}/nobody.sock",
         "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port(8404)),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port(9101)),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",

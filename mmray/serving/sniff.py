@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import h5py
-import scipy.io
-from scipy.io.matlab import MatReadError
 
 from mmray.errors import RecordingError
+from mmray.recordings import mat5, matlab
 from mmray.schema import Modality, Recording
 
 _KNOWN = "WAV, FLAC, Ogg and MP3 are read as voice; MATLAB, EDF, BDF and EEGLAB .set as EEG"
-_DAMAGED_MATLAB = (OSError, RuntimeError, ValueError, TypeError, KeyError, IndexError, MatReadError, zlib.error)
+_DAMAGED_MATLAB = (OSError, RuntimeError, ValueError, TypeError, LookupError, MemoryError, struct.error, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,12 @@ def refuse_references(path: Path, study: str) -> None:
     Raises:
         RecordingError: it does, it is damaged, or it is of no known format.
     """
-    if kind_of(path, study).suffix not in (_MODMA.suffix, _EEGLAB.suffix):
+    kind = kind_of(path, study)
+    if kind.suffix not in (_MODMA.suffix, _EEGLAB.suffix):
         return
+    if kind is _EEGLAB and not h5py.is_hdf5(path):
+        # the only reader of its structures ends the process on some damaged bytes
+        raise RecordingError(f"{path}: EEGLAB's MATLAB 5 form is not taken here; save it as MATLAB 7.3 or export EDF")
     outside = RecordingError(f"{path}: refers to data in another file; save the data inside (EEGLAB: 'one file')")
     try:
         if h5py.is_hdf5(path):
@@ -94,13 +97,6 @@ def refuse_references(path: Path, study: str) -> None:
                 if data is not None and data.attrs.get("MATLAB_class") == b"char":
                     raise outside
             return
-        names = {name for name, _, _ in scipy.io.whosmat(path, appendmat=False)}
-        content: dict[str, Any] = scipy.io.loadmat(
-            path, appendmat=False, variable_names=sorted(names & {"EEG", "data"})
-        )
-        data = content["EEG"]["data"].flat[0] if "EEG" in content else content.get("data")
-        if data is not None and data.dtype.kind == "U":
-            raise outside
     except _DAMAGED_MATLAB as error:
         raise RecordingError(f"{path}: not a whole MATLAB file; copy or export it again") from error
 
@@ -138,11 +134,12 @@ def _is_eeglab(path: Path) -> bool:
         if h5py.is_hdf5(path):
             with h5py.File(path, "r") as file:
                 names = set(file)
-        else:
-            names = {name for name, _, _ in scipy.io.whosmat(path, appendmat=False)}
+                return "EEG" in names or {"nbchan", "srate", "data"} <= names
+        arrays = mat5.matrices(path)
     except _DAMAGED_MATLAB as error:
         raise RecordingError(f"{path}: not a whole MATLAB file; copy or export it again") from error
-    return "EEG" in names or {"nbchan", "srate", "data"} <= names
+    # a structure, as EEGLAB's EEG is, is no numeric array; MODMA's files hold one array of every electrode
+    return not any(min(array.shape, default=0) >= matlab.ELECTRODES for array in arrays.values())
 
 
 def _points_outside(group: h5py.Group, seen: set[int] | None = None) -> bool:

@@ -224,10 +224,16 @@ def _fit_on_workers(settings: Config, run_id: str, done: int, advance: progress.
         from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
         from ray.train.torch import TorchConfig, TorchTrainer
 
-        require_room(settings)
         workspace = Workspace(settings.workspace)
-        gpus = settings.cluster.gpus_per_worker
-        resources = {"CPU": settings.cluster.worker_cpus} | ({"GPU": gpus} if gpus else {})
+        cpus, gpus = settings.cluster.worker_cpus, settings.cluster.gpus_per_worker
+        cluster.require_room(
+            "train",
+            settings.train.num_workers,
+            cpus=cpus,
+            gpus=gpus,
+            setting="train.num_workers or cluster.worker_cpus",
+        )
+        resources = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
         with _epochs_shown(done, advance) as queue:
             trainer = TorchTrainer(
                 _worker,
@@ -271,30 +277,6 @@ def _worker(task: dict[str, Any]) -> None:
     workspace = Workspace(settings.workspace)
     segments = _segments(workspace, settings, _fold(workspace, settings))
     _fit_here(settings, task["run_id"], segments, place, tell)
-
-
-def require_room(settings: Config) -> None:
-    """Refuse a group of workers that the cluster could not hold even when idle; Ray would wait for ever.
-
-    Raises:
-        ResourceError: the nodes hold fewer workers than asked for.
-    """
-    import ray
-
-    wanted, share = settings.train.num_workers, settings.cluster
-    room = 0
-    for node in ray.nodes():
-        if node["Alive"]:
-            here = node["Resources"].get("CPU", 0.0) // share.worker_cpus
-            if share.gpus_per_worker:
-                here = min(here, node["Resources"].get("GPU", 0.0) // share.gpus_per_worker)
-            room += int(here)
-    if room < wanted:
-        gpus = f" and {share.gpus_per_worker:g} GPU" if share.gpus_per_worker else ""
-        raise ResourceError(
-            f"train: the cluster holds {room} workers of {share.worker_cpus:g} CPU{gpus}, and train.num_workers = "
-            f"{wanted}; lower train.num_workers or cluster.worker_cpus, or add nodes"
-        )
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from mmray.config import Cluster, Config, digest
 from mmray.errors import ConfigError, RecordingError, ResourceError, WorkspaceError
 from mmray.features import pipeline, table
 from mmray.recordings.feis import CHANNELS
-from mmray.schema import PARTS, QUARANTINE, recordings_table
+from mmray.schema import PARTS, QUARANTINE, recordings_of, recordings_table
 from mmray.storage import Workspace
 from tests.features.recordings import FEIS, recording
 
@@ -42,6 +42,10 @@ def config_of(workspace: Path, **cluster) -> Config:
 
 def write_recordings(workspace: Path, recordings) -> None:
     Workspace(str(workspace)).write_table(recordings_table(recordings), "recordings.parquet")
+
+
+def read_recordings(workspace: Path) -> list:
+    return recordings_of(Workspace(str(workspace)).read_table("recordings.parquet"))
 
 
 def rows_of(workspace: Path) -> dict[str, bytes]:
@@ -279,8 +283,25 @@ def test_a_workspace_that_cannot_be_written_is_said_and_nothing_is_published(stu
 
 def test_a_task_that_no_node_can_hold_is_a_resource_error(study, ray_session, tmp_path):
     write_recordings(tmp_path, study)
-    with pytest.raises(ResourceError, match="task_cpus=99"):
+    with pytest.raises(ResourceError, match=r"prepare: 1 x \(99 CPUs, .*lower cluster.task_cpus"):
         pipeline.prepare(config_of(tmp_path, task_cpus=99))
+
+
+def test_a_reader_that_fails_in_an_unknown_way_stops_nobody_else(study, ray_session, tmp_path, monkeypatch):
+    write_recordings(tmp_path, [item for item in study if item.modality == "audio"][:2])
+    [one, other] = read_recordings(tmp_path)
+
+    def extract(recording, *_):
+        if recording == one:
+            raise ArithmeticError("nobody thought of this")
+        return pipeline_extract(recording, *_)
+
+    pipeline_extract = pipeline.extract
+    monkeypatch.setattr(pipeline, "extract", extract)
+    workspace = Workspace(str(tmp_path))
+    outcomes = [pipeline._prepare_one(item, FEIS, workspace, KEY, None) for item in (one, other)]
+    assert [outcome.status for outcome in outcomes] == ["quarantined", "prepared"]
+    assert "ArithmeticError: nobody thought of this" in outcomes[0].reason
 
 
 def test_an_unknown_montage_is_refused_before_ray_is_asked(study, tmp_path):

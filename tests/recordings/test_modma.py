@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import openpyxl
 import pytest
 
@@ -90,6 +91,23 @@ def test_every_truncation_of_a_workbook_is_listed_and_none_raises(study):
     for kept in range(0, len(whole) - 1, max(1, len(whole) // 20)):
         path.write_bytes(whole[:kept])
         assert any("workbook cannot be read" in reason for reason in reasons(modma.find(study)))
+
+
+def test_a_workbook_with_overwritten_bytes_never_raises(study):
+    workbook = next((study / REST).glob("*.xlsx"))
+    whole = workbook.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for place in rng.integers(0, len(whole), 3):
+            damaged[place] = rng.integers(256)
+        workbook.write_bytes(damaged)
+        assert modma.find(study).recordings
+
+
+def test_a_workbook_of_the_old_form_is_listed(study):
+    (study / REST / "subjects.xls").write_bytes(b"\xd0\xcf\x11\xe0" * 64)
+    assert any("subjects.xls" in item.path for item in modma.find(study).unplaced)
 
 
 def test_a_workbook_without_its_id_column_is_listed(study):

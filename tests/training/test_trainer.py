@@ -175,7 +175,9 @@ def test_features_that_were_not_prepared_are_named(run):
 def test_a_group_that_can_never_fit_is_refused_before_it_starts(tmp_path, prepared, ray_session):
     settings = settings_in(tmp_path, num_workers=99)
     prepared(settings.workspace, settings, subjects=12)
-    with pytest.raises(ResourceError, match=r"the cluster holds \d+ workers of 0.5 CPU, and train.num_workers = 99"):
+    with pytest.raises(
+        ResourceError, match=r"train: 99 x \(0.5 CPUs\) must run at once, and the nodes that are up hold \d+"
+    ):
         trainer.train(settings)
 
 
