@@ -139,6 +139,13 @@ def require_room(
         )
 
 
+def logical_cpus() -> float:
+    """CPUs of the session's Ray, as Ray counts them."""
+    import ray
+
+    return float(ray.cluster_resources().get("CPU", 1))
+
+
 def data() -> Any:
     """The module ray.data, its plan and pace kept off the terminal."""
     import ray.data
@@ -180,7 +187,7 @@ def map(
         options["memory"] = memory_bytes
     task = ray.remote(run).options(**options)
     todo = list(items)
-    in_flight = max(2, int(2 * ray.cluster_resources().get("CPU", 1) / cpus))
+    in_flight = max(2, int(2 * logical_cpus() / cpus))
     with progress.bar(label, len(todo)) as advance:
         waiting: dict[int, Any] = {}
         submitted = 0

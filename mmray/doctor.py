@@ -113,9 +113,7 @@ def _ray() -> Check:
     try:
         with cluster.session(Cluster()):
             answer = list(cluster.map(_double, [21], label="ray"))
-            import ray
-
-            cpus = ray.cluster_resources().get("CPU", 0)
+            cpus = cluster.logical_cpus()
     except ResourceError as error:
         return Check("ray", "does not start", str(error))
     return Check(

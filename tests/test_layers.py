@@ -14,11 +14,9 @@ LAYERS = ("recordings", "graphs", "features", "models", "evaluation", "training"
 TOP = {"cli", "demo", "doctor"}
 MAY_IMPORT_RAY = {
     "cluster.py",
-    "doctor.py",
     "features/pipeline.py",
     "training/trainer.py",
     "training/sweep.py",
-    "index/build.py",
 }
 
 

@@ -164,10 +164,8 @@ def _embed(config: Config, run: LoadedRun, parts: list[dict[str, Any]]) -> dict[
 
     vectors: dict[str, NDArray[np.float32]] = {}
     with cluster.session(config.cluster):
-        import ray
-
         cluster.require_room("index", cpus=cpus, setting="cluster.task_cpus")
-        slots = max(1, int(ray.cluster_resources().get("CPU", 1) / cpus))
+        slots = max(1, int(cluster.logical_cpus() / cpus))
         blocks = max(1, min(len(parts) // _BLOCK, 4 * slots))
         items = [{"recording_id": part["recording_id"], "path": part["path"]} for part in parts]
         rows = cluster.data().from_items(items, override_num_blocks=blocks).map(embed, num_cpus=cpus)
