@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mmray import config
-from mmray.models.crossmodal_gcn import Batch
 from mmray.models.registry import build
+from mmray.models.system import Batch
 
 SHAPES = {"eeg": (12, 5), "audio": (8, 6)}
 SETTINGS = config.Model(hidden=16, embedding=8, dropout=0.2)
