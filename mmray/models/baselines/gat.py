@@ -13,20 +13,24 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch_geometric.nn import GATConv, GATv2Conv
+from torch_geometric.utils import dense_to_sparse
 
 from mmray import config
 from mmray.models.baselines.stack import Stack, widths
 from mmray.models.system import System
 
 
-class DenseGAT(nn.Module):
+class GATLayer(nn.Module):
     """PyG's GATConv or GATv2Conv, whose parameters it holds, on B dense graphs of N nodes.
+
+    GAT's score splits into one number a node and one an edge, so a dense N x N table of it is cheap and beats PyG's
+    sparse path. GATv2's does not: its table would hold width_out numbers a pair of nodes, so PyG's path runs.
 
     Args:
         width_in: features a node, D.
         width_out: features a node after the layer, all heads side by side.
         heads: must divide width_out.
-        v2: GATv2's attention. Its dense score takes B x N x N x width_out numbers.
+        v2: GATv2's attention.
 
     Shapes: x_BND, weight_BNN (zero diagonal) -> BNE.
     """
@@ -43,43 +47,34 @@ class DenseGAT(nn.Module):
 
     def forward(self, x_BND: Tensor, weight_BNN: Tensor) -> Tensor:
         """Each node's attention over its neighbours and itself."""
-        edge_BNN = weight_BNN > 0
+        mixed: Tensor
+        if self.v2:
+            mixed = self.layer(x_BND.flatten(0, 1), *dense_to_sparse(weight_BNN)).view(*x_BND.shape[:2], -1)
+            return mixed
+        score_BHNN, value_BHNC = self._dense_scores(x_BND, weight_BNN)
+        mixed_BHNC = score_BHNN.softmax(-1).to(value_BHNC.dtype) @ value_BHNC
+        mixed = mixed_BHNC.transpose(1, 2).flatten(2) + self.layer.bias
+        return mixed
+
+    def _dense_scores(self, x_BND: Tensor, weight_BNN: Tensor) -> tuple[Tensor, Tensor]:
+        layer, edge_BNN = self.layer, weight_BNN > 0
         mean_BN = weight_BNN.sum(-1) / edge_BNN.sum(-1).clamp(min=1)
         looped_BNN = weight_BNN + torch.diag_embed(mean_BN)
         here_BNN = edge_BNN | torch.eye(edge_BNN.shape[-1], dtype=torch.bool, device=edge_BNN.device)
-        score_BHNN, value_BHNC = (self._score_v2 if self.v2 else self._score)(x_BND, looped_BNN)
-        score_BHNN = score_BHNN.masked_fill(~here_BNN[:, None], -torch.inf)
-        mixed_BHNC = score_BHNN.softmax(-1).to(value_BHNC.dtype) @ value_BHNC
-        mixed: Tensor = mixed_BHNC.transpose(1, 2).flatten(2) + self.layer.bias
-        return mixed
-
-    def _score(self, x_BND: Tensor, looped_BNN: Tensor) -> tuple[Tensor, Tensor]:
-        layer = self.layer
-        value_BHNC = self._heads(layer.lin(x_BND))
+        value_BHNC = layer.lin(x_BND).view(*x_BND.shape[:2], layer.heads, layer.out_channels).transpose(1, 2)
         source_BHN = (value_BHNC @ layer.att_src[0, :, :, None]).squeeze(-1)
         target_BHN = (value_BHNC @ layer.att_dst[0, :, :, None]).squeeze(-1)
         edge_H = (layer.lin_edge.weight.view_as(layer.att_edge) * layer.att_edge).sum((0, 2))
         score_BHNN = target_BHN[..., None] + source_BHN[..., None, :] + edge_H[:, None, None] * looped_BNN[:, None]
-        return F.leaky_relu(score_BHNN, layer.negative_slope), value_BHNC
-
-    def _score_v2(self, x_BND: Tensor, looped_BNN: Tensor) -> tuple[Tensor, Tensor]:
-        layer = self.layer
-        source_BHNC, target_BHNC = self._heads(layer.lin_l(x_BND)), self._heads(layer.lin_r(x_BND))
-        edge_HC = layer.lin_edge.weight.view(layer.heads, -1)
-        edge_BHNNC = looped_BNN[:, None, :, :, None] * edge_HC[:, None, None, :]
-        joint_BHNNC = target_BHNC[:, :, :, None] + source_BHNC[:, :, None] + edge_BHNNC
-        score_BHNN = torch.einsum("bhijc,hc->bhij", F.leaky_relu(joint_BHNNC, layer.negative_slope), layer.att[0])
-        return score_BHNN, source_BHNC
-
-    def _heads(self, x_BNE: Tensor) -> Tensor:
-        return x_BNE.view(*x_BNE.shape[:2], self.layer.heads, self.layer.out_channels).transpose(1, 2)
+        score_BHNN = F.leaky_relu(score_BHNN, layer.negative_slope)
+        return score_BHNN.masked_fill(~here_BNN[:, None], -torch.inf), value_BHNC
 
 
 class GATEncoder(Stack):
     """A stack of attention layers."""
 
     def __init__(self, nodes: int, width: int, model: config.Model) -> None:
-        layers = [DenseGAT(*pair, model.heads, model.gat_v2) for pair in widths(width, model)]
+        layers = [GATLayer(*pair, model.heads, model.gat_v2) for pair in widths(width, model)]
         super().__init__(nodes, width, layers, model)
 
 

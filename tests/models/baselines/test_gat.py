@@ -1,4 +1,4 @@
-"""Dense attention against PyG's sparse layers, values and gradients."""
+"""Batched attention against PyG's sparse layers, values and gradients."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ import torch
 
 from mmray import config
 from mmray.errors import ConfigError
-from mmray.models.baselines.gat import DenseGAT
+from mmray.models.baselines.gat import GATLayer
 from tests.models.baselines.graphs import D, one_by_one, random_graphs
+from tests.models.systems import fresh, leaks
 
 
 @pytest.fixture(params=[False, True], ids=["GAT", "GATv2"])
 def layer(request):
     torch.manual_seed(0)
-    layer = DenseGAT(D, 6, heads=3, v2=request.param)
+    layer = GATLayer(D, 6, heads=3, v2=request.param)
     torch.nn.init.normal_(layer.layer.bias)
     return layer
 
 
-def test_dense_attention_equals_pygs_sparse_layer(layer):
+def test_batched_attention_equals_pygs_sparse_layer(layer):
     x_BND, weight_BNN = random_graphs()
     expected = one_by_one(layer.layer, x_BND, weight_BNN, weighted=True)
     torch.testing.assert_close(layer(x_BND, weight_BNN), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_dense_attention_has_pygs_gradients(layer):
+def test_batched_attention_has_pygs_gradients(layer):
     x_BND, weight_BNN = random_graphs()
     parameters = list(layer.parameters())
     ours = torch.autograd.grad(layer(x_BND, weight_BNN).square().sum(), parameters)
@@ -42,3 +43,8 @@ def test_edge_weights_move_the_attention(layer):
 def test_heads_that_do_not_divide_the_width_are_refused():
     with pytest.raises(ConfigError, match="heads = 3 must divide hidden = 64"):
         config.from_dict({"model": {"name": "gat", "heads": 3}})
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train mode", "eval mode"])
+def test_a_partner_leaks_through_gatv2_no_more_than_through_gat(batch, training):
+    assert not leaks(fresh("gat", gat_v2=True), batch, "eeg", training)
