@@ -120,3 +120,12 @@ def test_a_batch_that_lacks_modalities_trains_every_parameter_finitely(model, ba
     output = model(gaps)
     (output.logit_BC.sum() + sum(z.sum() for z in output.z.values()) + output.logit_scale).backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+
+
+def test_half_precision_trains_and_embeds_in_unit_length(model, batch):
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(batch)
+    (output.logit_BC.float().sum() + sum(z.sum() for z in output.z.values())).backward()
+    for z_BE in output.z.values():
+        assert z_BE.dtype == torch.float32
+        torch.testing.assert_close(z_BE.norm(dim=-1), torch.ones(B))
