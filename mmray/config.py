@@ -23,6 +23,7 @@ from mmray.errors import ConfigError
 
 HARDWARE: dict[str, Any] = {"hardware": True}  # marks a field that changes where work runs, not what comes out
 
+System = Literal["crossmodal_gcn", "gcn", "gat", "graphsage", "strucgcn", "mamsa", "clip"]
 Similarity = Literal["cosine", "euclidean", "pearson", "phase_locking", "distance"]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -124,12 +125,27 @@ class Split(Section):
 class Model(Section):
     """The network."""
 
-    name: Literal["crossmodal_gcn"] = Field("crossmodal_gcn", description="which system")
+    name: System = Field("crossmodal_gcn", description="which system")
     hidden: int = Field(64, ge=2, description="width of a node inside the encoder")
     embedding: int = Field(64, ge=2, description="width d of z and of the retrieval embedding")
-    layers: int = Field(2, ge=1, description="GCN layers, each followed by a pooling")
+    layers: int = Field(2, ge=1, description="graph layers; crossmodal_gcn pools after each")
     pool_ratio: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="share of nodes a pooling keeps")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="in training")
+    attention: bool = Field(True, description="crossmodal_gcn: cross-modal attention, eq. 2-4; off for ablation")
+    gate: bool = Field(True, description="crossmodal_gcn: feature-level gate; off: the mean of what is there")
+    pooling: bool = Field(True, description="crossmodal_gcn: top-k pooling after each layer; off: every node stays")
+    heads: int = Field(4, ge=1, description="gat: attention heads a layer; they share its width, so they divide hidden")
+    gat_v2: bool = Field(False, description="gat: attention of GATv2, which ranks neighbours anew for each node")
+    sampled_neighbours: int = Field(8, ge=1, description="graphsage: neighbours a node averages over in training")
+    self_weight: Positive = Field(1.0, description="strucgcn: alpha, a node's own weight beside its structural peers")
+    structural_weight: float = Field(1.0, ge=0, description="strucgcn: gamma, weight of the structural similarity")
+    tokens: int = Field(4, ge=1, description="mamsa: vectors a segment is summed up in before fusion")
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> Self:
+        if self.name == "gat" and self.hidden % self.heads:
+            raise ValueError(f"heads = {self.heads} must divide hidden = {self.hidden}")
+        return self
 
 
 class Train(Section):

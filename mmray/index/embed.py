@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from mmray.evaluation.retrieval import group_vectors
 from mmray.features.table import Segments
-from mmray.models.crossmodal_gcn import CrossModalGCN
+from mmray.models.system import System
 from mmray.training import batches, inference
 
 
-def recording_vector(model: CrossModalGCN, segments: Segments) -> NDArray[np.float32]:
+def recording_vector(model: System, segments: Segments) -> NDArray[np.float32]:
     """Mean of a recording's unit segment embeddings, made unit length again, as in the evaluation; E floats.
 
     Args:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmray.features.table import Segments
 from mmray.graphs.adjacency import dense_adjacency
-from mmray.models.crossmodal_gcn import Batch
+from mmray.models.system import Batch
 from mmray.training.sampling import Draw
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from mmray import config
 from mmray.errors import ConfigError, WorkspaceError
 from mmray.models import registry
-from mmray.models.crossmodal_gcn import CrossModalGCN
+from mmray.models.system import System
 from mmray.storage import Workspace
 
 
@@ -76,7 +76,7 @@ class LoadedRun:
     """
 
     run_id: str
-    model: CrossModalGCN
+    model: System
     config: config.Config
     shapes: dict[str, tuple[int, int]]
     classes: int

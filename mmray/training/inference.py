@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmray.evaluation.retrieval import group_vectors, ranks_of_matches
 from mmray.features.table import Segments
-from mmray.models.crossmodal_gcn import CrossModalGCN
+from mmray.models.system import System
 from mmray.training.batches import Graphs
 
 CHUNK = 256
@@ -19,13 +19,13 @@ MAX_PAIRINGS = 32
 
 
 @torch.no_grad()
-def encode(model: CrossModalGCN, modality: str, graphs: Graphs) -> Tensor:
+def encode(model: System, modality: str, graphs: Graphs) -> Tensor:
     """Vectors before attention of all segments, S x E, on the model's device."""
     return torch.cat([model.encode(modality, *graphs.take(row_B)) for row_B in _chunks(graphs)])
 
 
 @torch.no_grad()
-def embed(model: CrossModalGCN, modality: str, graphs: Graphs) -> NDArray[np.float32]:
+def embed(model: System, modality: str, graphs: Graphs) -> NDArray[np.float32]:
     """Lone retrieval embeddings of all segments, S x E, unit length."""
     z_SE = torch.cat([model.embed(modality, *graphs.take(row_B)) for row_B in _chunks(graphs)])
     array: NDArray[np.float32] = z_SE.cpu().numpy()
@@ -59,7 +59,7 @@ def paired(segments: dict[str, Segments]) -> NDArray[np.str_]:
 
 @torch.no_grad()
 def subject_probabilities(
-    model: CrossModalGCN, encoded: dict[str, Tensor], segments: dict[str, Segments], subject: str
+    model: System, encoded: dict[str, Tensor], segments: dict[str, Segments], subject: str
 ) -> NDArray[np.float32]:
     """Class probabilities of a subject, one row a pairing of its segments, at most 32 rows.
 

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from mmray.config import Train
 from mmray.errors import ConfigError, WorkspaceError
 from mmray.features.table import Segments
-from mmray.models.crossmodal_gcn import CrossModalGCN
+from mmray.models.system import System
 from mmray.training import batches, inference, losses
 from mmray.training.batches import Graphs
 from mmray.training.checkpoint import Checkpoint, EpochRecord, optimiser_tensors, restore_optimiser
@@ -34,7 +34,7 @@ class Place:
 
 
 def fit(
-    model: CrossModalGCN,
+    model: System,
     training: dict[str, Segments],
     validation: dict[str, Segments],
     train: Train,
@@ -173,9 +173,7 @@ def _epoch(
     return means
 
 
-def _validation_mrr(
-    model: CrossModalGCN, graphs: dict[str, Graphs], segments: dict[str, Segments], place: Place
-) -> float:
+def _validation_mrr(model: System, graphs: dict[str, Graphs], segments: dict[str, Segments], place: Place) -> float:
     mrr = torch.zeros((), dtype=torch.float64, device=place.device)
     if place.rank == 0:
         model.eval()
@@ -185,7 +183,7 @@ def _validation_mrr(
     return float(mrr)
 
 
-def _optimiser(model: CrossModalGCN, train: Train) -> torch.optim.AdamW:
+def _optimiser(model: System, train: Train) -> torch.optim.AdamW:
     decayed = [p for p in model.parameters() if p.ndim > 1]
     free = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": free, "weight_decay": 0.0}]
@@ -194,7 +192,7 @@ def _optimiser(model: CrossModalGCN, train: Train) -> torch.optim.AdamW:
 
 def _capture(
     state: Checkpoint,
-    model: CrossModalGCN,
+    model: System,
     best: dict[str, Tensor],
     optimiser: torch.optim.Optimizer,
     scheduler: CosineAnnealingLR,
@@ -212,7 +210,7 @@ def _capture(
 
 
 def _restore(
-    model: CrossModalGCN,
+    model: System,
     optimiser: torch.optim.Optimizer,
     scheduler: CosineAnnealingLR,
     start: Checkpoint,

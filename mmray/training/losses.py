@@ -16,7 +16,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from mmray.config import Train
-from mmray.models.crossmodal_gcn import Batch, Output
+from mmray.models.system import Batch, Output
 
 
 @dataclass(frozen=True)

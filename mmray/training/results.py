@@ -16,7 +16,7 @@ from mmray.config import Config
 from mmray.evaluation.evaluate import evaluate, paired_vectors
 from mmray.evaluation.report import write_report
 from mmray.features.table import Segments
-from mmray.models.crossmodal_gcn import CrossModalGCN
+from mmray.models.system import System
 from mmray.recordings import oracle
 from mmray.recordings.splits import Fold
 from mmray.schema import EMBEDDINGS, PREDICTIONS, metrics_table
@@ -29,7 +29,7 @@ def write_fitted(
     workspace: Workspace,
     settings: Config,
     run_id: str,
-    model: CrossModalGCN,
+    model: System,
     segments: dict[str, Segments],
     fold: Fold,
     state: Checkpoint,
@@ -88,7 +88,7 @@ def roles(fold: Fold) -> dict[str, str]:
     return {subject: role for role, subjects in parts.items() for subject in subjects}
 
 
-def embeddings_table(model: CrossModalGCN, segments: dict[str, Segments], fold: Fold) -> pa.Table:
+def embeddings_table(model: System, segments: dict[str, Segments], fold: Fold) -> pa.Table:
     """Lone embeddings of all segments of the fold's subjects, schema EMBEDDINGS. The model must be in eval mode."""
     role = roles(fold)
     device = next(model.parameters()).device
@@ -109,7 +109,7 @@ def embeddings_table(model: CrossModalGCN, segments: dict[str, Segments], fold: 
     return pa.concat_tables(tables).cast(EMBEDDINGS)
 
 
-def predictions_table(model: CrossModalGCN, segments: dict[str, Segments], fold: Fold) -> pa.Table:
+def predictions_table(model: System, segments: dict[str, Segments], fold: Fold) -> pa.Table:
     """Fused class probabilities of the fold's subjects, schema PREDICTIONS. The model must be in eval mode."""
     role = roles(fold)
     device = next(model.parameters()).device

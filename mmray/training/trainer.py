@@ -27,12 +27,12 @@ from mmray.evaluation import table
 from mmray.features.table import Segments
 from mmray.features.table import load as load_segments
 from mmray.models import registry
-from mmray.models.crossmodal_gcn import CrossModalGCN
+from mmray.models.system import System
 from mmray.recordings import catalogue, splits
 from mmray.recordings.splits import Fold
 from mmray.schema import MODALITIES, Metric, metrics_of
 from mmray.storage import Workspace
-from mmray.training import loop, results
+from mmray.training import loop, results, structure
 from mmray.training.checkpoint import Checkpoint, EpochRecord, read_checkpoint, write_checkpoint
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -90,6 +90,7 @@ def train(settings: Config) -> RunSummary:
     if trained:
         with _threads(settings):
             segments = _segments(workspace, settings, fold)
+            structure.prepare(settings, segments)
             state = _fit(workspace, settings, run_id, segments, fold)
             model = _new_model(settings, segments, _classes(workspace))
             model.load_state_dict(state.part("best"))
@@ -146,9 +147,11 @@ def _segments(workspace: Workspace, settings: Config, fold: Fold) -> dict[str, S
     return {modality: load_segments(workspace, digest, modality, subjects) for modality in MODALITIES}
 
 
-def _new_model(settings: Config, segments: dict[str, Segments], classes: int) -> CrossModalGCN:
+def _new_model(settings: Config, segments: dict[str, Segments], classes: int) -> System:
     torch.manual_seed(settings.seed)
-    return registry.build(settings.model, {m: part.shape for m, part in segments.items()}, classes)
+    model = registry.build(settings.model, {m: part.shape for m, part in segments.items()}, classes)
+    structure.recall(settings, model)
+    return model
 
 
 def _classes(workspace: Workspace) -> int:

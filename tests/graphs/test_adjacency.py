@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 from torch_geometric.utils import dense_to_sparse, to_dense_adj
 
-from mmray.graphs.adjacency import dense_adjacency, normalise_adjacency
+from mmray.graphs.adjacency import dense_adjacency, normalise_adjacency, normalise_by_count
 
 
 def random_neighbours(seed: int, graphs: int = 3, nodes: int = 7, neighbours: int = 3):
@@ -46,3 +46,13 @@ def test_an_isolated_node_keeps_only_itself():
 def test_a_negative_weight_is_refused():
     with pytest.raises(ValueError, match="edge weights must be >= 0"):
         normalise_adjacency(torch.tensor([[[0.0, -0.1], [-0.1, 0.0]]]))
+
+
+def test_normalising_by_count_leaves_the_weights_out_of_the_degree():
+    matrix_BNN = torch.tensor([[[0.0, 9.0, 4.0], [9.0, 0.0, 0.0], [4.0, 0.0, 0.0]]])
+    expected = matrix_BNN / torch.tensor(2.0).sqrt()
+    torch.testing.assert_close(normalise_by_count(matrix_BNN), expected)
+
+
+def test_a_row_without_edges_stays_zero_when_normalised_by_count():
+    assert torch.equal(normalise_by_count(torch.zeros(1, 3, 3)), torch.zeros(1, 3, 3))

@@ -1,116 +1,57 @@
-"""The rule that decides whether any result means anything, and the rest of the network's contract."""
+"""The ablation switches: each takes out its part and nothing else, and the rule holds without it."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import pytest
 import torch
 
-from mmray import config
-from mmray.models.crossmodal_gcn import Batch
-from mmray.models.registry import build
+from mmray.models.system import Batch
+from tests.models.systems import SHAPES, fresh, leaks
 
-SHAPES = {"eeg": (12, 5), "audio": (8, 6)}
-SETTINGS = config.Model(hidden=16, embedding=8, dropout=0.2)
-B = 4
-
-
-@pytest.fixture
-def model():
-    torch.manual_seed(0)
-    return build(SETTINGS, SHAPES, classes=2)
-
-
-@pytest.fixture
-def batch():
-    generator = torch.Generator().manual_seed(1)
-    weight = {}
-    for modality, (nodes, _) in SHAPES.items():
-        upper = torch.triu(torch.rand(B, nodes, nodes, generator=generator), 1)
-        weight[modality] = upper + upper.transpose(1, 2)
-    return Batch(
-        x={m: torch.randn(B, *shape, generator=generator) for m, shape in SHAPES.items()},
-        weight=weight,
-        present_BM=torch.ones(B, 2, dtype=torch.bool),
-        pair_B=torch.arange(B),
-        label_B=torch.tensor([0, 1, 0, -1]),
-    )
-
-
-def with_other_partners(batch: Batch, modality: str) -> Batch:
-    """Everything of the other modality replaced; what `modality` holds stays."""
-    other = next(m for m in SHAPES if m != modality)
-    return replace(
-        batch,
-        x=batch.x | {other: 50 * torch.randn_like(batch.x[other])},
-        weight=batch.weight | {other: torch.zeros_like(batch.weight[other])},
-    )
+SWITCHES = ("attention", "gate", "pooling")
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train mode", "eval mode"])
-@pytest.mark.parametrize("modality", list(SHAPES))
-def test_partner_swap_leaves_the_lone_embedding_bit_identical(model, batch, modality, training):
-    model.train(training)
-    torch.manual_seed(2)
-    before = model(batch).z[modality]
-    swapped = with_other_partners(batch, modality)
-    torch.manual_seed(2)
-    assert torch.equal(before, model(swapped).z[modality])
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_a_partner_leaks_through_no_ablation(batch: Batch, switch, training):
+    assert not leaks(fresh("crossmodal_gcn", **{switch: False}), batch, "eeg", training)
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["train mode", "eval mode"])
-def test_other_subjects_of_the_batch_leave_an_embedding_bit_identical(model, batch, training):
-    model.train(training)
-    torch.manual_seed(2)
-    before = model(batch).z["eeg"][0]
-    x_BND = batch.x["eeg"].clone()
-    x_BND[1:] = 50 * torch.randn(B - 1, *SHAPES["eeg"])
-    torch.manual_seed(2)
-    assert torch.equal(before, model(replace(batch, x=batch.x | {"eeg": x_BND})).z["eeg"][0])
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_an_ablation_keeps_no_weight_of_its_part(switch):
+    part = {"attention": "attention.", "gate": "gate.", "pooling": ".pools."}[switch]
+    whole, less = (set(fresh("crossmodal_gcn", **{switch: on}).state_dict()) for on in (True, False))
+    assert whole - less == {name for name in whole if part in name}
+    assert less < whole
 
 
-def test_the_fused_vector_does_depend_on_the_partner(model, batch):
-    model.eval()
-    assert not torch.equal(model(batch).logit_BC, model(with_other_partners(batch, "eeg")).logit_BC)
-
-
-def test_embed_equals_the_forward_pass(model, batch):
-    model.eval()
-    embedded = model.embed("audio", batch.x["audio"], batch.weight["audio"])
-    assert torch.equal(embedded, model(batch).z["audio"])
-
-
-def test_embeddings_have_unit_length(model, batch):
-    torch.testing.assert_close(model(batch).z["eeg"].norm(dim=-1), torch.ones(B))
-
-
-def test_no_module_keeps_a_batch_statistic(model):
-    assert not [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._NormBase)]
-
-
-def test_every_parameter_gets_a_gradient_in_one_forward_pass(model, batch):
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_an_ablation_trains_every_parameter(batch: Batch, switch):
+    model = fresh("crossmodal_gcn", **{switch: False})
     output = model(batch)
     (output.logit_BC.sum() + sum(z.sum() for z in output.z.values()) + output.logit_scale).backward()
     assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
 
 
-def test_the_temperature_stops_at_100(model, batch):
-    with torch.no_grad():
-        model.log_scale.fill_(99.0)
-    assert model(batch).logit_scale.item() == 100.0
+def test_without_attention_vectors_pass_to_the_embedding_unchanged(batch: Batch):
+    model = fresh("crossmodal_gcn", attention=False).eval()
+    encoded_BE = model.encode("eeg", batch.x["eeg"], batch.weight["eeg"])
+    assert torch.equal(model(batch).z["eeg"], torch.nn.functional.normalize(encoded_BE, dim=-1))
+    assert model(batch).alpha_BMM is None
 
 
-def test_a_constant_feature_is_centred_and_not_divided(model):
-    x_SND = torch.randn(20, *SHAPES["eeg"])
-    x_SND[..., 2] = 7.0
-    model.fit_scalers({"eeg": x_SND})
-    standardised = (x_SND - model.encoders["eeg"].mean_ND) / model.encoders["eeg"].scale_ND
-    torch.testing.assert_close(standardised[..., 2], torch.zeros(20, SHAPES["eeg"][0]))
+def test_without_the_gate_the_mean_of_what_is_there_is_classified():
+    model = fresh("crossmodal_gcn", gate=False, attention=False)
+    encoded = {m: torch.randn(2, 8) for m in SHAPES}
+    fused_BE, _, gate_BME = model.fuse(encoded, torch.tensor([[True, True], [False, True]]))
+    expected_BE = torch.stack([(encoded["eeg"][0] + encoded["audio"][0]) / 2, encoded["audio"][1]])
+    torch.testing.assert_close(fused_BE, expected_BE)
+    assert gate_BME is None
 
 
-def test_the_scaler_travels_with_the_weights(model):
-    model.fit_scalers({"eeg": 3 + torch.randn(20, *SHAPES["eeg"])})
-    copy = build(SETTINGS, SHAPES, classes=2)
-    copy.load_state_dict(model.state_dict())
-    assert torch.equal(copy.encoders["eeg"].mean_ND, model.encoders["eeg"].mean_ND)
+def test_without_pooling_every_node_reaches_the_last_readout():
+    encoder = fresh("crossmodal_gcn", pooling=False).eval().encoders["eeg"]
+    torch.nn.init.zeros_(encoder.skip.weight)
+    x_BND = torch.randn(1, *SHAPES["eeg"], requires_grad=True)
+    encoder(x_BND, torch.zeros(1, 12, 12)).square().sum().backward()
+    assert (x_BND.grad.abs().sum(-1) > 0).all()

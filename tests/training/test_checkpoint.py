@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from mmray import config
 from mmray.errors import WorkspaceError
 from mmray.models.registry import build
+from mmray.models.system import Batch
 from mmray.storage import Workspace
 from mmray.training.checkpoint import Checkpoint, EpochRecord, load_run, read_checkpoint, save_model, write_checkpoint
 
@@ -58,6 +60,32 @@ def test_a_loaded_run_embeds_as_the_saved_model_did(workspace, run):
     x_BND, weight_BNN = torch.randn(2, *SHAPES["eeg"]), torch.zeros(2, 6, 6)
     assert torch.equal(loaded.model.embed("eeg", x_BND, weight_BNN), run.eval().embed("eeg", x_BND, weight_BNN))
     assert (loaded.shapes, loaded.classes, loaded.fold, loaded.features_digest) == (SHAPES, 3, 1, "abc")
+
+
+@pytest.mark.parametrize("name", get_args(config.System))
+def test_a_run_of_every_system_embeds_and_classifies_as_before(workspace, run, name):
+    settings = config.from_dict({"model": {"name": name, "hidden": 8, "embedding": 6}})
+    torch.manual_seed(0)
+    model = build(settings.model, SHAPES, classes=3).eval()
+    model.fit_scalers({m: torch.randn(9, *shape) for m, shape in SHAPES.items()})
+    workspace.write_text(config.to_yaml(settings), "runs", "r", "config.yaml")
+    save_model(workspace, model.state_dict(), "r")
+    x = {m: torch.randn(2, *shape) for m, shape in SHAPES.items()}
+    weight = {m: torch.ones(2, nodes, nodes) - torch.eye(nodes) for m, (nodes, _) in SHAPES.items()}
+    present_BM, none_B = torch.ones(2, 2, dtype=torch.bool), torch.zeros(2, dtype=torch.int64)
+    batch = Batch(x, weight, present_BM, none_B, none_B)
+    expected, found = model(batch), load_run(workspace, "r").model(batch)
+    assert torch.equal(found.logit_BC, expected.logit_BC)
+    assert all(torch.equal(found.z[m], expected.z[m]) for m in SHAPES)
+
+
+@pytest.mark.parametrize("name", [name for name in get_args(config.System) if name != "gcn"])
+def test_weights_of_another_system_are_refused(workspace, run, name):
+    save_model(workspace, build(config.Model(name="gcn", hidden=8, embedding=6), SHAPES, 3).state_dict(), "r")
+    settings = config.from_dict({"model": {"name": name, "hidden": 8, "embedding": 6}})
+    workspace.write_text(config.to_yaml(settings), "runs", "r", "config.yaml")
+    with pytest.raises(WorkspaceError, match="another architecture"):
+        load_run(workspace, "r")
 
 
 def test_weights_of_another_architecture_are_refused(workspace, run):

@@ -16,8 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmray import config
 from mmray.graphs.adjacency import dense_adjacency
-from mmray.models.crossmodal_gcn import Batch
 from mmray.models.registry import build
+from mmray.models.system import Batch
 from mmray.training.batches import Graphs, batch
 from mmray.training.losses import classification_loss, retrieval_loss, total_loss
 from mmray.training.sampling import Draw

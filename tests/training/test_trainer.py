@@ -10,6 +10,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import psutil
@@ -49,6 +50,23 @@ def run(tmp_path_factory, prepared):
     settings = settings_in(tmp_path_factory.mktemp("here"))
     workspace = prepared(settings.workspace, settings, subjects=24, segments=3, lone=3)
     return settings, workspace, trainer.train(settings)
+
+
+@pytest.mark.parametrize("name", get_args(config.System))
+def test_every_system_trains_to_a_run_that_embeds_as_it_did(tmp_path, prepared, name):
+    settings = settings_in(tmp_path, epochs=1)
+    settings = settings.model_copy(update={"model": config.Model(name=name, hidden=8, embedding=8)})
+    workspace = prepared(settings.workspace, settings, subjects=12, segments=2, lone=1)
+    run_id = trainer.train(settings).run_id
+    assert run_id.startswith(f"{name}-")
+    written = workspace.read_table("runs", run_id, "embeddings.parquet")
+    segments = load(workspace, config.digest(settings.features), "eeg")
+    z_SE = inference.embed(load_run(workspace, run_id).model, "eeg", graphs(segments, torch.device("cpu")))
+    kept = dict(zip(written["segment_id"].to_pylist(), written["z"].to_pylist(), strict=True))
+    np.testing.assert_allclose(z_SE, [kept[i] for i in segments.segment_id_S], atol=1e-6)
+    assert workspace.exists("features", config.digest(settings.features), "structural-eeg.safetensors") == (
+        name == "strucgcn"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,50 @@
+"""Batched attention against PyG's sparse layers, values and gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mmray import config
+from mmray.errors import ConfigError
+from mmray.models.baselines.gat import GATLayer
+from tests.models.baselines.graphs import D, one_by_one, random_graphs
+from tests.models.systems import fresh, leaks
+
+
+@pytest.fixture(params=[False, True], ids=["GAT", "GATv2"])
+def layer(request):
+    torch.manual_seed(0)
+    layer = GATLayer(D, 6, heads=3, v2=request.param)
+    torch.nn.init.normal_(layer.layer.bias)
+    return layer
+
+
+def test_batched_attention_equals_pygs_sparse_layer(layer):
+    x_BND, weight_BNN = random_graphs()
+    expected = one_by_one(layer.layer, x_BND, weight_BNN, weighted=True)
+    torch.testing.assert_close(layer(x_BND, weight_BNN), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_batched_attention_has_pygs_gradients(layer):
+    x_BND, weight_BNN = random_graphs()
+    parameters = list(layer.parameters())
+    ours = torch.autograd.grad(layer(x_BND, weight_BNN).square().sum(), parameters)
+    theirs = torch.autograd.grad(one_by_one(layer.layer, x_BND, weight_BNN, weighted=True).square().sum(), parameters)
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-5)
+
+
+def test_edge_weights_move_the_attention(layer):
+    x_BND, weight_BNN = random_graphs()
+    other_BNN = weight_BNN * torch.rand_like(weight_BNN).add(0.5)
+    assert not torch.allclose(layer(x_BND, weight_BNN), layer(x_BND, other_BNN), atol=1e-4)
+
+
+def test_heads_that_do_not_divide_the_width_are_refused():
+    with pytest.raises(ConfigError, match="heads = 3 must divide hidden = 64"):
+        config.from_dict({"model": {"name": "gat", "heads": 3}})
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train mode", "eval mode"])
+def test_a_partner_leaks_through_gatv2_no_more_than_through_gat(batch, training):
+    assert not leaks(fresh("gat", gat_v2=True), batch, "eeg", training)
