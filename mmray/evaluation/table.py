@@ -34,8 +34,10 @@ def verdict(metrics: list[Metric]) -> str:
 
 
 def share_of_ceiling(metric: Metric) -> float | None:
-    """The figure as a fraction of the oracle's, where there is one."""
-    return metric.value / metric.ceiling if metric.ceiling else None
+    """The figure as a fraction of the oracle's, where there is one and it does better than chance."""
+    if not metric.ceiling or metric.ceiling <= (metric.chance or 0):
+        return None
+    return metric.value / metric.ceiling
 
 
 def number(value: float | None, digits: int = 2) -> str:
