@@ -56,6 +56,7 @@ def head(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) 
             f"--temp-dir={temporary}",
         ),
         f"--ray-client-server-port={free_port()}",
+        f"--dashboard-agent-listen-port={free_port()}",  # its usual one belongs to the session's embedded Ray
     ]
     log = (folder / "head.log").open("w")
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
