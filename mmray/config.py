@@ -23,7 +23,9 @@ from mmray.errors import ConfigError
 
 HARDWARE: dict[str, Any] = {"hardware": True}  # marks a field that changes where work runs, not what comes out
 
-System = Literal["crossmodal_gcn", "gcn", "gat", "graphsage", "strucgcn", "mamsa", "clip"]
+System = Literal[
+    "crossmodal_gcn", "gcn", "gat", "graphsage", "strucgcn", "mamsa", "clip", "majority", "logreg", "ridge"
+]
 Similarity = Literal["cosine", "euclidean", "pearson", "phase_locking", "distance"]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -125,7 +127,7 @@ class Split(Section):
 class Model(Section):
     """The network."""
 
-    name: System = Field("crossmodal_gcn", description="which system")
+    name: System = Field("crossmodal_gcn", description=f"which system: {', '.join(typing.get_args(System))}")
     hidden: int = Field(64, ge=2, description="width of a node inside the encoder")
     embedding: int = Field(64, ge=2, description="width d of z and of the retrieval embedding")
     layers: int = Field(2, ge=1, description="graph layers; crossmodal_gcn pools after each")

@@ -45,3 +45,15 @@ def build(model: config.Model, shapes: dict[str, tuple[int, int]], classes: int)
             from mmray.models.baselines.clip import CLIP
 
             return CLIP(shapes, classes, model)
+        case "majority":
+            from mmray.models.baselines.majority import Majority
+
+            return Majority(shapes, classes, model)
+        case "logreg":
+            from mmray.models.baselines.logreg import LogReg
+
+            return LogReg(shapes, classes, model)
+        case "ridge":
+            from mmray.models.baselines.ridge import Ridge
+
+            return Ridge(shapes, classes, model)

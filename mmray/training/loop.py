@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from mmray.config import Train
 from mmray.errors import ConfigError, WorkspaceError
 from mmray.features.table import Segments
+from mmray.models.closed_form import ClosedForm
 from mmray.models.system import System
 from mmray.training import batches, inference, losses
 from mmray.training.batches import Graphs
@@ -48,7 +49,8 @@ def fit(
 
     AdamW (no decay on biases, norms and the temperature), a cosine schedule to the epoch budget, gradients clipped at
     norm 1, bfloat16 autocast on a GPU. On a CPU, stopping after any epoch and going on from its checkpoint gives the
-    same bits, at an equal number of workers.
+    same bits, at an equal number of workers. A system in closed form is solved for instead, on every worker alike, and
+    its one record tells of the solution.
 
     Args:
         model: freshly built, on any device; its scalers are fitted here, on `training` alone.
@@ -72,6 +74,13 @@ def fit(
     validation_graphs = {m: batches.graphs(part, place.device) for m, part in validation.items()}
     model.to(place.device)
     model.fit_scalers({m: graphs.x_SND for m, graphs in train_graphs.items()})
+    if isinstance(model, ClosedForm):
+        if start is None:
+            model.fit_closed_form(training, lambda: _validation_mrr(model, validation_graphs, validation, place))
+            means = _epoch(model, draws, train_graphs, train, seed, 0, None, place)
+            start = _solved(model, means, _validation_mrr(model, validation_graphs, validation, place))
+            on_epoch(start)
+        return start
     optimiser = _optimiser(model, train)
     scheduler = CosineAnnealingLR(optimiser, train.epochs)
     torch.manual_seed(seed * 7919 + place.rank)
@@ -149,9 +158,10 @@ def _epoch(
     train: Train,
     seed: int,
     epoch: int,
-    optimiser: torch.optim.Optimizer,
+    optimiser: torch.optim.Optimizer | None,
     place: Place,
 ) -> list[float]:
+    """Mean losses of an epoch: total, retrieval, classification. Without an optimiser nothing moves."""
     model.train()
     half = place.device.type == "cuda"
     total_3 = torch.zeros(3, device=place.device)
@@ -161,10 +171,11 @@ def _epoch(
         with torch.autocast(place.device.type, torch.bfloat16, enabled=half):
             output = model(batch)
         loss = losses.total_loss(output, batch, train)
-        optimiser.zero_grad(set_to_none=True)
-        loss.total.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
-        optimiser.step()
+        if optimiser is not None:
+            optimiser.zero_grad(set_to_none=True)
+            loss.total.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
+            optimiser.step()
         total_3 += torch.stack([loss.total, loss.retrieval, loss.classification]).detach()
         count += 1
     if place.world > 1:
@@ -181,6 +192,21 @@ def _validation_mrr(model: System, graphs: dict[str, Graphs], segments: dict[str
     if place.world > 1:
         dist.broadcast(mrr, 0)
     return float(mrr)
+
+
+def _solved(model: System, means: list[float], mrr: float) -> Checkpoint:
+    record = EpochRecord(
+        epoch=0,
+        loss=means[0],
+        retrieval_loss=means[1],
+        classification_loss=means[2],
+        validation_mrr=mrr,
+        logit_scale=model.logit_scale().item(),
+        learning_rate=0.0,
+    )
+    weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    tensors = {f"{part}.{name}": tensor.clone() for part in ("model", "best") for name, tensor in weights.items()}
+    return Checkpoint(tensors, [], {}, [record], best_epoch=0, best_mrr=mrr, finished=True)
 
 
 def _optimiser(model: System, train: Train) -> torch.optim.AdamW:

@@ -1,4 +1,4 @@
-"""The rule that decides whether any result means anything, and the rest of the contract, for every trained system."""
+"""The rule that decides whether any result means anything, and the rest of the contract, for every system."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import torch
 from torch.nn.functional import normalize
 
 from mmray.models.system import Batch
-from tests.models.systems import SHAPES, SYSTEMS, B, embeddings, fresh, leaks, with_other_partners
+from tests.models.systems import SHAPES, SYSTEMS, TRAINED, B, embeddings, fresh, leaks, with_other_partners
 
 MODES = pytest.mark.parametrize("training", [True, False], ids=["train mode", "eval mode"])
+
+
+ALL_TRAINED = pytest.mark.parametrize("model", TRAINED, indirect=True)
 
 
 @pytest.fixture(params=SYSTEMS)
@@ -26,6 +29,21 @@ def test_partner_swap_leaves_the_lone_embedding_bit_identical(model, batch, moda
 
 
 @MODES
+@pytest.mark.parametrize("modality", list(SHAPES))
+def test_a_partner_added_to_the_embedding_is_found(model, batch, modality, training, monkeypatch):
+    forward, other = model.forward, next(m for m in SHAPES if m != modality)
+
+    def leaking(given: Batch):
+        output = forward(given)
+        partner_B1 = given.x[other].mean((1, 2))[:, None]
+        return replace(output, z={m: normalize(z_BE + 1e-3 * partner_B1, dim=-1) for m, z_BE in output.z.items()})
+
+    monkeypatch.setattr(model, "forward", leaking)
+    assert leaks(model, batch, modality, training)
+
+
+@MODES
+@ALL_TRAINED
 @pytest.mark.parametrize("modality", list(SHAPES))
 def test_a_leak_put_in_is_found(model, batch, modality, training, monkeypatch):
     forward = model.forward
@@ -47,6 +65,7 @@ def test_other_subjects_of_the_batch_leave_an_embedding_bit_identical(model, bat
     assert torch.equal(*(embeddings(model, given, "eeg", training)[0] for given in (batch, others)))
 
 
+@pytest.mark.parametrize("model", [name for name in SYSTEMS if name != "majority"], indirect=True)
 def test_the_fused_vector_does_depend_on_the_partner(model, batch):
     model.eval()
     assert not torch.equal(model(batch).logit_BC, model(with_other_partners(batch, "eeg")).logit_BC)
@@ -66,6 +85,7 @@ def test_no_module_keeps_a_batch_statistic(model):
     assert not [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._NormBase)]
 
 
+@ALL_TRAINED
 def test_every_parameter_gets_a_gradient_in_one_forward_pass(model, batch):
     output = model(batch)
     (output.logit_BC.sum() + sum(z.sum() for z in output.z.values()) + output.logit_scale).backward()
@@ -108,6 +128,7 @@ def test_what_stands_in_an_absent_slot_reaches_no_class_score(model, lone):
     assert torch.equal(one, other)
 
 
+@ALL_TRAINED
 def test_a_batch_that_lacks_modalities_trains_every_parameter_finitely(model, batch):
     present_BM = torch.tensor([[1, 1], [1, 0], [0, 1], [0, 0]], dtype=torch.bool)
     rows = {m: present_BM[:, i, None, None] for i, m in enumerate(SHAPES)}
@@ -122,6 +143,7 @@ def test_a_batch_that_lacks_modalities_trains_every_parameter_finitely(model, ba
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
 
 
+@ALL_TRAINED
 def test_half_precision_trains_and_embeds_in_unit_length(model, batch):
     with torch.autocast("cpu", torch.bfloat16):
         output = model(batch)
