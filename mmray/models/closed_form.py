@@ -6,6 +6,7 @@ other system, and nothing is ever unpickled. Only `fit_closed_form` sees more th
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,7 +23,7 @@ CHUNK = 256
 ABSENT_SHARE = 1e-12  # of a class that no training subject has; its logarithm must stay finite
 
 
-class ClosedForm(System):
+class ClosedForm(System, ABC):
     """Encoders without a gradient's help, joined end to end beside a flag for each modality that is there.
 
     Unless a subclass has one of its own, everyone's retrieval embedding is the same unit vector. All galleries are
@@ -49,6 +50,7 @@ class ClosedForm(System):
         slots = [encoded[m] * present_BM[:, i, None] for i, m in enumerate(self.modalities)]
         return torch.cat([*slots, present_BM], 1), None, None
 
+    @abstractmethod
     def fit_closed_form(self, training: dict[str, Segments], score: Callable[[], float]) -> None:
         """Solve for every parameter. The scalers are fitted already.
 
@@ -56,7 +58,6 @@ class ClosedForm(System):
             training: modality -> segments of the training subjects, and of nobody else.
             score: validation MRR of the model as it stands when called.
         """
-        raise NotImplementedError
 
     def _lone(self, modality: str, encoded_BE: Tensor) -> Tensor:
         z_BE = torch.zeros(len(encoded_BE), self.embedding, device=encoded_BE.device)
