@@ -46,7 +46,7 @@ def normalise_adjacency(weight_BNN: Tensor) -> Tensor:
 def normalise_by_count(matrix_BNN: Tensor) -> Tensor:
     """N(M)_ij = M_ij / sqrt(c_i c_j), where c counts a row's entries that are not 0; a row of none stays 0.
 
-    StrucGCN's normalisation (doi 10.1016/j.inffus.2024.102893): unlike A-hat's it leaves the weights out of c.
+    StrucGCN's normalisation: unlike A-hat's it leaves the weights out of c.
     """
     scale_BN = (matrix_BNN != 0).sum(-1).clamp(min=1).to(matrix_BNN.dtype).rsqrt()
     return scale_BN[..., :, None] * matrix_BNN * scale_BN[..., None, :]
