@@ -34,7 +34,7 @@ _ENVIRONMENT = {
 
 
 @contextmanager
-def session(config: Cluster, *, dashboard: bool = False) -> Iterator[None]:
+def session(config: Cluster) -> Iterator[None]:
     """Ray for the block: the one already here, the one at the address, or an embedded one that ends with it.
 
     Raises:
@@ -71,7 +71,7 @@ def session(config: Cluster, *, dashboard: bool = False) -> Iterator[None]:
         ray.init(
             address="local",
             num_cpus=config.num_cpus or max(4, os.cpu_count() or 1),
-            include_dashboard=dashboard,
+            include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
             configure_logging=True,
@@ -160,7 +160,6 @@ def map(
     *,
     label: str,
     cpus: float = 1.0,
-    memory_bytes: int | None = None,
 ) -> Iterator[Result]:
     """Run a pure function over items on the session's cluster; results come in the items' order.
 
@@ -171,10 +170,10 @@ def map(
         items: small; large inputs belong in files.
         label: what the progress bar says.
         cpus: share of the cluster one item takes, and its thread count.
-        memory_bytes: memory one item takes, where that decides how many fit on a node.
 
     Raises:
         Whatever `function` raised, as its own type.
+        ResourceError: an item's worker died every time.
     """
     import ray
 
@@ -182,10 +181,7 @@ def map(
         limit_threads(cpus)
         return function(item)
 
-    options: dict[str, Any] = {"num_cpus": cpus, "max_retries": 3}
-    if memory_bytes is not None:
-        options["memory"] = memory_bytes
-    task = ray.remote(run).options(**options)
+    task = ray.remote(run).options(num_cpus=cpus, max_retries=3)
     todo = list(items)
     in_flight = max(2, int(2 * logical_cpus() / cpus))
     with progress.bar(label, len(todo)) as advance:

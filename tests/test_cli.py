@@ -50,6 +50,11 @@ def test_a_name_that_looks_like_markup_is_printed_as_it_is(
     study = tmp_path / "md3[/q] \N{GRINNING FACE}"
     study.mkdir(parents=True)
     for name in ("data_eeg", "data_wav"):
-        (study / name).symlink_to(real_data / "feis" / name)
+        (study / name).mkdir()
+        for participant in sorted((real_data / "feis" / name).iterdir())[:2]:
+            (study / name / participant.name).symlink_to(participant)
+    (study / "data_eeg" / "stray [bold].txt").touch()
     assert cli.main(["recordings", "--study", "feis", "--root", str(study), "--workspace", str(study / "ws")]) == 0
-    assert "2,192" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "2 recordings of 2 subjects" in out
+    assert "stray [bold].txt" in out
