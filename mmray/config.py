@@ -135,6 +135,10 @@ class Model(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="in training")
     attention: bool = Field(True, description="crossmodal_gcn: cross-modal attention, eq. 2-4; off for ablation")
     gate: bool = Field(True, description="crossmodal_gcn: feature-level gate; off: the mean of what is there")
+    population: bool = Field(
+        True, description="crossmodal_gcn: a lone query asks similar training subjects what their partners look like"
+    )
+    population_neighbours: int = Field(5, ge=1, description="crossmodal_gcn: k, how many of them")
     pooling: bool = Field(True, description="crossmodal_gcn: top-k pooling after each layer; off: every node stays")
     heads: int = Field(4, ge=1, description="gat: attention heads a layer; they share its width, so they divide hidden")
     gat_v2: bool = Field(False, description="gat: attention of GATv2, which ranks neighbours anew for each node")
@@ -161,6 +165,8 @@ class Train(Section):
     weight_decay: float = Field(1e-2, ge=0, description="of AdamW, on matrices alone")
     retrieval_weight: float = Field(1.0, ge=0, description="w_r, of eq. 6")
     classification_weight: float = Field(0.5, ge=0, description="w_c, of the cross-entropy")
+    reference_every: int = Field(1, ge=1, description="epochs between refreshes of the population graph's reference")
+    reference_segments: int = Field(8, ge=1, description="segments that a reference sample is the mean of, at most")
     patience: int = Field(15, ge=1, description="epochs without a better validation MRR before it stops")
     num_workers: int = Field(0, ge=0, json_schema_extra=HARDWARE, description="0: in this process; N: DDP")
     max_failures: int = Field(3, ge=0, json_schema_extra=HARDWARE, description="worker deaths it recovers from")

@@ -23,7 +23,7 @@ from mmray.index import store
 from mmray.index.base import METADATA, Manifest
 from mmray.index.embed import recording_vector
 from mmray.storage import Workspace
-from mmray.training.checkpoint import LoadedRun, load_run
+from mmray.training.checkpoint import LoadedRun, fingerprint, load_run
 
 _BLOCK = 8  # recordings at least: a worker process takes seconds to start, a recording a fraction of one
 
@@ -68,7 +68,7 @@ def build_index(config: Config, run_id: str | None = None) -> IndexSummary:
     """
     workspace = Workspace(config.workspace)
     run = load_run(workspace, run_id or newest_run(workspace))
-    model = hashlib.sha256(workspace.read_bytes("runs", run.run_id, "model.safetensors")).hexdigest()
+    model = fingerprint(workspace, run.run_id)
     parts = _parts(workspace, run)
     metadata = _metadata(workspace, run, [part["recording_id"] for part in parts])
     counts = dict(sorted(Counter(metadata["modality"].to_pylist()).items()))

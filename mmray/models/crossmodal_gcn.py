@@ -1,7 +1,8 @@
-"""The preprint's network: a graph encoder a modality, cross-modal attention, a gate and a classifier.
+"""The preprint's network: a graph encoder a modality, cross-modal attention, a gate, a classifier, a population graph.
 
-Attention, gate and pooling can each be switched off for ablation. Without attention a sample's vectors pass unchanged,
-without the gate they are averaged, without pooling every node stays.
+Population graph, attention, gate and pooling can each be switched off for ablation. Without the population graph a lone
+query's cross-modal slots stay empty; without attention a sample's vectors pass unchanged, and a message is added;
+without the gate they are averaged; without pooling every node stays.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from mmray import config
 from mmray.graphs.adjacency import normalise_adjacency
 from mmray.models.layers import CrossModalAttention, DenseGCNLayer, FeatureGate, TopKPool, readout
+from mmray.models.population import PopulationGraph
 from mmray.models.system import Encoder, Fused, System, projection
 
 
@@ -76,9 +78,12 @@ class CrossModalGCN(System):
 
     attention: CrossModalAttention | None
     gate: FeatureGate | None
+    population: PopulationGraph | None
 
     def __init__(self, shapes: dict[str, tuple[int, int]], classes: int, model: config.Model) -> None:
         super().__init__({m: GraphEncoder(*shape, model) for m, shape in shapes.items()}, classes, model)
+        self.neighbours = model.population_neighbours if model.population else 0
+        self.population = PopulationGraph(len(shapes), self.neighbours) if model.population else None
 
     def make_fusion(self, model: config.Model) -> None:
         """Eq. 2-4 and the gate, where they are not switched off."""
@@ -102,8 +107,19 @@ class CrossModalGCN(System):
         attended_BME, alpha_BMM = self.attention(slot_BME, present_BM)
         return attended_BME, alpha_BMM
 
-    def _lone(self, modality: str, encoded_BE: Tensor) -> Tensor:
-        # Only the own slot is available. A message from the reference set, what the partners of similar training
-        # subjects look like, would fill the other slots here.
-        attended_BME, _ = self._attend(*self._alone(modality, encoded_BE))
-        return F.normalize(attended_BME[:, self.modalities.index(modality)].float(), dim=-1)
+    def _lone(self, modality: str, encoded_BE: Tensor, subject_B: Tensor) -> Tensor:
+        own = self.modalities.index(modality)
+
+        def attend(slots: dict[int, Tensor]) -> Tensor:
+            """The own slot after attention over those that are filled."""
+            if self.attention is None:
+                return torch.stack(list(slots.values())).sum(0)
+            filled = {m: slots.get(i, torch.zeros_like(encoded_BE)) for i, m in enumerate(self.modalities)}
+            present_M = torch.tensor([i in slots for i in range(len(self.modalities))], device=encoded_BE.device)
+            attended_BME, _ = self._attend(filled, present_M.expand(len(encoded_BE), -1))
+            return attended_BME[:, own]
+
+        if self.population is None or self.reference is None:
+            return F.normalize(attend({own: encoded_BE}).float(), dim=-1)
+        asked_BE = self.population(own, encoded_BE, subject_B, self.reference, attend)
+        return F.normalize(asked_BE.float(), dim=-1)

@@ -16,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from mmray import config
+from mmray.graphs.population import STRANGER, Reference
 
 MAX_LOGIT_SCALE = 100.0
 
@@ -32,6 +33,7 @@ class Batch:
         present_BM: which modalities a sample has, in the model's order.
         pair_B: int64 code of what counts as a match.
         label_B: int64 class, -1 where it is not known.
+        subject_B: int64 code of the sample's subject in the reference set; STRANGER where it is not there.
     """
 
     x: dict[str, Tensor]
@@ -39,6 +41,7 @@ class Batch:
     present_BM: Tensor
     pair_B: Tensor
     label_B: Tensor
+    subject_B: Tensor
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,10 @@ class System(nn.Module):
     By itself it joins modalities by concatenation, z = W [z_1; ...; z_M] + b with zeros for an absent one, and embeds a
     lone recording as its normalised vector.
 
+    Attributes:
+        neighbours: reference samples that a lone query is joined to; 0 where the system has no population graph.
+        reference: the training subjects' samples; until one is attached, cross-modal slots of lone queries stay empty.
+
     Args:
         encoders: modality -> its encoder; their order is the order of M.
         classes: C.
@@ -114,6 +121,8 @@ class System(nn.Module):
     """
 
     fusion: nn.Module
+    neighbours: int = 0
+    reference: Reference | None = None
 
     def __init__(self, encoders: Mapping[str, Encoder], classes: int, model: config.Model) -> None:
         super().__init__()
@@ -134,14 +143,25 @@ class System(nn.Module):
             assert isinstance(encoder, Encoder)
             encoder.fit_scaler(x_SND)
 
+    def attach(self, reference: Reference) -> None:
+        """Let lone queries ask these reference samples from now on."""
+        self.reference = reference
+
     def encode(self, modality: str, x_BND: Tensor, weight_BNN: Tensor) -> Tensor:
         """A segment's vector, from that segment alone: what `embed` and `fuse` start from, one row a segment."""
         encoded_BE: Tensor = self.encoders[modality](x_BND, weight_BNN)
         return encoded_BE
 
-    def embed(self, modality: str, x_BND: Tensor, weight_BNN: Tensor) -> Tensor:
-        """Retrieval embedding of lone recordings, B x E, unit length: a function of each recording by itself."""
-        return self._lone(modality, self.encode(modality, x_BND, weight_BNN))
+    def embed(self, modality: str, x_BND: Tensor, weight_BNN: Tensor, subject_B: Tensor | None = None) -> Tensor:
+        """Retrieval embedding of lone recordings, B x E, unit length: of each by itself and of the reference alone.
+
+        Args:
+            subject_B: code of each recording's subject in the reference, whose rows are masked; None: strangers.
+        """
+        encoded_BE = self.encode(modality, x_BND, weight_BNN)
+        if subject_B is None:
+            subject_B = torch.full((len(encoded_BE),), STRANGER, device=encoded_BE.device)
+        return self._lone(modality, encoded_BE, subject_B)
 
     def fuse(self, encoded: dict[str, Tensor], present_BM: Tensor) -> Fused:
         """Join a sample's own modalities; for classification, never for a retrieval query about one of them.
@@ -166,14 +186,14 @@ class System(nn.Module):
         encoded = {m: self.encode(m, batch.x[m], batch.weight[m]) for m in self.modalities}
         fused_BE, alpha_BMM, gate_BME = self.fuse(encoded, batch.present_BM)
         return Output(
-            z={m: self._lone(m, encoded_BE) for m, encoded_BE in encoded.items()},
+            z={m: self._lone(m, encoded_BE, batch.subject_B) for m, encoded_BE in encoded.items()},
             logit_BC=self.classify(fused_BE),
             alpha_BMM=alpha_BMM,
             gate_BME=gate_BME,
             logit_scale=self.logit_scale(),
         )
 
-    def _lone(self, modality: str, encoded_BE: Tensor) -> Tensor:
+    def _lone(self, modality: str, encoded_BE: Tensor, subject_B: Tensor) -> Tensor:
         """The embedding that a lone segment's vector becomes; it is given no partner to leak."""
         return F.normalize(encoded_BE.float(), dim=-1)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from mmray.index.embed import recording_vector
 from mmray.serving.answer import Answer, Filters, QueryError, UnknownRecordingError, match_of
 from mmray.serving.sniff import recording_of
 from mmray.storage import Workspace
-from mmray.training.checkpoint import LoadedRun, load_run
+from mmray.training.checkpoint import LoadedRun, fingerprint, load_run
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,7 @@ class Retriever:
         index = store.open_index(workspace, version)
         manifest = index.manifest
         run = load_run(workspace, manifest.run_id)
-        weights = workspace.read_bytes("runs", manifest.run_id, "model.safetensors")
-        if sha256(weights).hexdigest() != manifest.model:
+        if fingerprint(workspace, manifest.run_id) != manifest.model:
             raise WorkspaceError(
                 f"index/{manifest.version} was made with other weights than runs/{manifest.run_id} holds now; "
                 "run `mmray index` again"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mmray.features.table import Segments
@@ -15,11 +17,12 @@ from mmray.training.sampling import Draw
 
 @dataclass(frozen=True)
 class Graphs:
-    """One modality's S segment graphs on one device."""
+    """One modality's S segment graphs on one device, and whose they are."""
 
     x_SND: Tensor
     neighbour_SNK: Tensor
     weight_SNK: Tensor
+    subject_id_S: NDArray[np.str_]
 
     def take(self, row_B: Tensor) -> tuple[Tensor, Tensor]:
         """Node features and dense edge weights of some rows: x_BND, weight_BNN."""
@@ -32,6 +35,7 @@ def graphs(segments: Segments, device: torch.device) -> Graphs:
         torch.tensor(segments.x_SND, device=device),
         torch.tensor(segments.neighbour_SNK, device=device),
         torch.tensor(segments.weight_SNK, device=device),
+        segments.subject_id_S,
     )
 
 
@@ -52,4 +56,5 @@ def batch(of: dict[str, Graphs], draw: Draw) -> Batch:
         present_BM,
         torch.as_tensor(draw.pair_B, device=device),
         torch.as_tensor(draw.label_B, device=device),
+        torch.as_tensor(draw.subject_B, device=device),
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+import pyarrow.compute as pc
 import torch
 import yaml
 from safetensors import SafetensorError
@@ -16,9 +18,11 @@ from torch import Tensor
 
 from mmray import config
 from mmray.errors import ConfigError, WorkspaceError
+from mmray.graphs.population import Reference
 from mmray.models import registry
 from mmray.models.system import System
 from mmray.storage import Workspace
+from mmray.training import reference
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Checkpoint:
 
     Attributes:
         tensors: `model.*`, `best.*` (weights of the best epoch), `optimiser.<parameter>.*`, `rng.cpu` and, on a GPU,
-            `rng.cuda` (one row a worker).
+            `rng.cuda` (one row a worker); with a population graph `reference.*` and `best_reference.*`.
         optimiser: the optimiser's parameter groups.
         scheduler: the scheduler's state.
         history: epochs done.
@@ -69,7 +73,7 @@ class LoadedRun:
     """A finished run, ready to embed.
 
     Attributes:
-        model: in eval mode, on the CPU.
+        model: in eval mode, on the CPU; a population graph's reference set is attached.
         shapes: modality -> (nodes, features a node).
         fold: number of the split's fold that it was fitted on.
         features_digest: names the features it was fitted on.
@@ -127,17 +131,29 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, checkpoint: Checkpoint) 
     optimiser.load_state_dict({"state": state, "param_groups": checkpoint.optimiser})
 
 
-def save_model(workspace: Workspace, weights: dict[str, Tensor], run_id: str) -> None:
-    """Publish runs/<id>/model.safetensors."""
-    workspace.write_bytes(save_tensors(_contiguous(weights)), "runs", run_id, "model.safetensors")
+def save_model(workspace: Workspace, weights: dict[str, Tensor], attached: Reference | None, run_id: str) -> None:
+    """Publish runs/<id>/reference.safetensors, where there is one, and then model.safetensors."""
+    data = save_tensors(_contiguous(weights))
+    if attached is not None:
+        content = reference.to_bytes(attached, hashlib.sha256(data).hexdigest())
+        workspace.write_bytes(content, "runs", run_id, reference.FILE)
+    workspace.write_bytes(data, "runs", run_id, "model.safetensors")
+
+
+def fingerprint(workspace: Workspace, run_id: str) -> str:
+    """SHA-256 of all that embeds: the weights, and the reference set where there is one."""
+    digest = hashlib.sha256(workspace.read_bytes("runs", run_id, "model.safetensors"))
+    if workspace.exists("runs", run_id, reference.FILE):
+        digest.update(workspace.read_bytes("runs", run_id, reference.FILE))
+    return digest.hexdigest()
 
 
 def load_run(workspace: Workspace, run_id: str) -> LoadedRun:
     """Read a finished run.
 
     Raises:
-        WorkspaceError: there is no such run, it has not finished, a file is damaged, or the weights are of another
-            architecture.
+        WorkspaceError: there is no such run, it has not finished, a file is damaged, the weights are of another
+            architecture, or the reference set knows a held-out subject.
     """
     if not workspace.exists("runs", run_id, "run.json"):
         finished = [name for name in workspace.names("runs") if workspace.exists("runs", name, "run.json")]
@@ -155,13 +171,21 @@ def load_run(workspace: Workspace, run_id: str) -> LoadedRun:
             f"workspace {workspace.root}: runs/{run_id} is damaged: {error}; train it again"
         ) from error
     model = registry.build(settings.model, shapes, classes)
+    weights = workspace.read_bytes("runs", run_id, "model.safetensors")
     try:
-        model.load_state_dict(load_tensors(workspace.read_bytes("runs", run_id, "model.safetensors")))
+        model.load_state_dict(load_tensors(weights))
     except (SafetensorError, RuntimeError) as error:
         raise WorkspaceError(
             f"workspace {workspace.root}: runs/{run_id}/model.safetensors is damaged or of another architecture than "
             f"its config.yaml says: {str(error).splitlines()[0]}; train it again"
         ) from error
+    if model.neighbours:
+        attached = reference.read(workspace, run_id, hashlib.sha256(weights).hexdigest())
+        roles = workspace.read_table("runs", run_id, "embeddings.parquet", columns=["subject_id", "role"])
+        held_out = roles.filter(pc.not_equal(roles["role"], "train"))["subject_id"].to_pylist()
+        where = f"workspace {workspace.root}: runs/{run_id}/{reference.FILE}"
+        reference.require_training_subjects(attached, held_out, where)
+        model.attach(attached)
     return LoadedRun(run_id, model.eval(), settings, shapes, classes, fold, digest)
 
 

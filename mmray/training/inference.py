@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmray.evaluation.retrieval import group_vectors, ranks_of_matches
 from mmray.features.table import Segments
+from mmray.graphs.population import STRANGER
 from mmray.models.system import System
 from mmray.training.batches import Graphs
 
@@ -26,8 +27,12 @@ def encode(model: System, modality: str, graphs: Graphs) -> Tensor:
 
 @torch.no_grad()
 def embed(model: System, modality: str, graphs: Graphs) -> NDArray[np.float32]:
-    """Lone retrieval embeddings of all segments, S x E, unit length."""
-    z_SE = torch.cat([model.embed(modality, *graphs.take(row_B)) for row_B in _chunks(graphs)])
+    """Lone retrieval embeddings of all segments, S x E, unit length; nobody is their own neighbour."""
+    if model.reference is None:
+        code_S = torch.full((len(graphs.x_SND),), STRANGER, device=graphs.x_SND.device)
+    else:
+        code_S = model.reference.codes(graphs.subject_id_S.tolist())
+    z_SE = torch.cat([model.embed(modality, *graphs.take(row_B), code_S[row_B]) for row_B in _chunks(graphs)])
     array: NDArray[np.float32] = z_SE.cpu().numpy()
     return array
 

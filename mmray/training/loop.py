@@ -15,9 +15,10 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from mmray.config import Train
 from mmray.errors import ConfigError, WorkspaceError
 from mmray.features.table import Segments
+from mmray.graphs.population import Reference
 from mmray.models.closed_form import ClosedForm
 from mmray.models.system import System
-from mmray.training import batches, inference, losses
+from mmray.training import batches, inference, losses, reference
 from mmray.training.batches import Graphs
 from mmray.training.checkpoint import Checkpoint, EpochRecord, optimiser_tensors, restore_optimiser
 from mmray.training.sampling import Sampler, sampler
@@ -63,11 +64,12 @@ def fit(
         place: this worker.
 
     Returns:
-        The last state, with `finished` set; `part("best")` is the fitted model.
+        The last state, with `finished` set; `part("best")` is the fitted model, `part("best_reference")` the reference
+        set that it was validated with.
 
     Raises:
         WorkspaceError: fewer than two training subjects or validation pair_ids have every modality.
-        ConfigError: the loss is no longer finite.
+        ConfigError: the loss is no longer finite, or too few subjects are there for the population graph.
     """
     draws = require_pairs(training, validation)
     train_graphs = {m: batches.graphs(part, place.device) for m, part in training.items()}
@@ -89,6 +91,15 @@ def fit(
     state = start or Checkpoint({}, [], {})
     _require_one_start(len(state.history), place)
     best = start.part("best") if start is not None else {}
+    best_reference = start.part("best_reference") if start is not None else {}
+
+    def refresh() -> Reference:
+        each = train.reference_segments
+        return reference.make(model, training, train_graphs, each, place.rank, place.world)
+
+    if model.neighbours:
+        kept = start.part("reference") if start is not None else {}
+        model.attach(reference.of_tensors(kept, training, place.device) if kept else refresh())
     wrapped = model if place.world == 1 else DistributedDataParallel(model, broadcast_buffers=False)
 
     while not state.finished:
@@ -99,6 +110,8 @@ def fit(
                 f"train: the loss is {means[0]} in epoch {epoch + 1}; lower train.learning_rate, or look for values "
                 "in the features that are not finite"
             )
+        if model.neighbours and (epoch + 1) % train.reference_every == 0:
+            model.attach(refresh())
         mrr = _validation_mrr(model, validation_graphs, validation, place)
         record = EpochRecord(
             epoch=epoch,
@@ -113,6 +126,7 @@ def fit(
         # the later of two equal epochs is kept: a small validation set reaches its ceiling long before the loss
         if mrr >= state.best_mrr:
             best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+            best_reference = model.reference.tensors() if model.reference else {}
             state = replace(state, best_epoch=epoch)
         state = replace(
             state,
@@ -121,7 +135,7 @@ def fit(
             history=[*state.history, record],
         )
         over = len(state.history) >= train.epochs or state.stale >= train.patience
-        state = _capture(replace(state, finished=over), model, best, optimiser, scheduler, place)
+        state = _capture(replace(state, finished=over), model, best, best_reference, optimiser, scheduler, place)
         on_epoch(state)
     return state
 
@@ -220,12 +234,17 @@ def _capture(
     state: Checkpoint,
     model: System,
     best: dict[str, Tensor],
+    best_reference: dict[str, Tensor],
     optimiser: torch.optim.Optimizer,
     scheduler: CosineAnnealingLR,
     place: Place,
 ) -> Checkpoint:
     tensors = {f"model.{name}": tensor.detach().clone() for name, tensor in model.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
+    # a copy: safetensors refuses two names of one tensor
+    tensors |= {f"best_reference.{name}": tensor.clone() for name, tensor in best_reference.items()}
+    if model.reference is not None:
+        tensors |= {f"reference.{name}": tensor for name, tensor in model.reference.tensors().items()}
     tensors |= {name: tensor.clone() for name, tensor in optimiser_tensors(optimiser).items()}
     tensors["rng.cpu"] = losses.gather_rows(torch.get_rng_state()[None].to(place.device)).cpu()
     if place.device.type == "cuda":

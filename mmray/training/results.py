@@ -52,7 +52,7 @@ def write_fitted(
     }
     workspace.write_text(config.to_yaml(settings), *run, "config.yaml")
     workspace.write_json(summary, *run, "fitted.json")
-    save_model(workspace, state.part("best"), run_id)
+    save_model(workspace, state.part("best"), model.reference, run_id)
 
 
 def is_evaluated(workspace: Workspace, settings: Config, run_id: str) -> bool:

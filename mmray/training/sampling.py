@@ -20,11 +20,13 @@ class Draw:
         row_BM: row in each modality's segments; -1 where the sample lacks the modality.
         pair_B: pair code; -1 in a padding row.
         label_B: class; -1 where it is not known.
+        subject_B: position of the subject among the sorted training subjects; -1 in a padding row.
     """
 
     row_BM: NDArray[np.int64]
     pair_B: NDArray[np.int64]
     label_B: NDArray[np.int64]
+    subject_B: NDArray[np.int64]
 
     def shard(self, rank: int, world: int) -> Draw:
         """Every world-th sample from `rank` on; empty samples fill up, so that all shards have one shape."""
@@ -33,6 +35,7 @@ class Draw:
             np.pad(self.row_BM, ((0, short), (0, 0)), constant_values=-1)[rank::world],
             np.pad(self.pair_B, (0, short), constant_values=-1)[rank::world],
             np.pad(self.label_B, (0, short), constant_values=-1)[rank::world],
+            np.pad(self.subject_B, (0, short), constant_values=-1)[rank::world],
         )
 
 
@@ -63,6 +66,7 @@ class Sampler:
                     np.array([rows for _, rows in samples], dtype=np.int64),
                     np.array([pair for pair, _ in samples], dtype=np.int64),
                     np.array([self.label[subject] for subject in subjects], dtype=np.int64),
+                    np.asarray(subjects, dtype=np.int64),
                 )
 
     def _sample(self, subject: int, rng: np.random.Generator) -> tuple[int, list[int]]:

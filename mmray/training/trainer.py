@@ -32,7 +32,7 @@ from mmray.recordings import catalogue, splits
 from mmray.recordings.splits import Fold
 from mmray.schema import MODALITIES, Metric, metrics_of
 from mmray.storage import Workspace
-from mmray.training import loop, results, structure
+from mmray.training import loop, reference, results, structure
 from mmray.training.checkpoint import Checkpoint, EpochRecord, read_checkpoint, write_checkpoint
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -94,6 +94,9 @@ def train(settings: Config) -> RunSummary:
             state = _fit(workspace, settings, run_id, segments, fold)
             model = _new_model(settings, segments, _classes(workspace))
             model.load_state_dict(state.part("best"))
+            if model.neighbours:
+                training = results.chosen(segments, fold.train)
+                model.attach(reference.of_tensors(state.part("best_reference"), training, torch.device("cpu")))
             results.write_fitted(workspace, settings, run_id, model.eval(), segments, fold, state)
     if not results.is_evaluated(workspace, settings, run_id):
         results.write_evaluation(workspace, settings, run_id)

@@ -22,4 +22,5 @@ def batch():
         present_BM=torch.ones(B, 2, dtype=torch.bool),
         pair_B=torch.arange(B),
         label_B=torch.tensor([0, 1, 0, -1]),
+        subject_B=torch.arange(B),
     )

@@ -8,6 +8,7 @@ from typing import get_args
 import torch
 
 from mmray import config
+from mmray.graphs.population import Reference
 from mmray.models.registry import build
 from mmray.models.system import Batch
 
@@ -19,9 +20,24 @@ B = 4
 
 
 def fresh(name: str, **settings):
+    """A system with random weights; a population graph asks a reference that knows the batch's own subjects."""
     torch.manual_seed(0)
-    chosen = config.Model(name=name, hidden=16, embedding=8, dropout=0.2, sampled_neighbours=3, **settings)
-    return build(chosen, SHAPES, classes=2)
+    sizes = {"hidden": 16, "embedding": 8, "dropout": 0.2, "sampled_neighbours": 3, "population_neighbours": 3}
+    model = build(config.Model(**{"name": name, **sizes, **settings}), SHAPES, classes=2)
+    if model.neighbours:
+        model.attach(reference())
+        with torch.no_grad():
+            model.population.inter_MM.fill_(0.7)  # as after training; at its start it is 0 and passes nothing on
+    return model
+
+
+def reference(partner: float = 1.0) -> Reference:
+    """The batch's subjects 0..B-1 and as many others; `partner` scales what subject 0 has."""
+    generator = torch.Generator().manual_seed(3)
+    vector_RME = torch.randn(2 * B, len(SHAPES), 8, generator=generator)
+    vector_RME[0] *= partner
+    present_RM = torch.ones(2 * B, len(SHAPES), dtype=torch.bool)
+    return Reference(vector_RME, present_RM, torch.arange(2 * B), tuple(f"s{u}" for u in range(2 * B)))
 
 
 def with_other_partners(batch: Batch, modality: str) -> Batch:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from mmray.graphs.population import STRANGER
 from mmray.models.system import Batch
-from tests.models.systems import SHAPES, fresh, leaks
+from tests.models.systems import SHAPES, B, embeddings, fresh, leaks, reference
 
-SWITCHES = ("attention", "gate", "pooling")
+SWITCHES = ("population", "attention", "gate", "pooling")
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train mode", "eval mode"])
@@ -19,7 +22,7 @@ def test_a_partner_leaks_through_no_ablation(batch: Batch, switch, training):
 
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_an_ablation_keeps_no_weight_of_its_part(switch):
-    part = {"attention": "attention.", "gate": "gate.", "pooling": ".pools."}[switch]
+    part = {"population": "population.", "attention": "attention.", "gate": "gate.", "pooling": ".pools."}[switch]
     whole, less = (set(fresh("crossmodal_gcn", **{switch: on}).state_dict()) for on in (True, False))
     assert whole - less == {name for name in whole if part in name}
     assert less < whole
@@ -34,7 +37,7 @@ def test_an_ablation_trains_every_parameter(batch: Batch, switch):
 
 
 def test_without_attention_vectors_pass_to_the_embedding_unchanged(batch: Batch):
-    model = fresh("crossmodal_gcn", attention=False).eval()
+    model = fresh("crossmodal_gcn", attention=False, population=False).eval()
     encoded_BE = model.encode("eeg", batch.x["eeg"], batch.weight["eeg"])
     assert torch.equal(model(batch).z["eeg"], torch.nn.functional.normalize(encoded_BE, dim=-1))
     assert model(batch).alpha_BMM is None
@@ -55,3 +58,47 @@ def test_without_pooling_every_node_reaches_the_last_readout():
     x_BND = torch.randn(1, *SHAPES["eeg"], requires_grad=True)
     encoder(x_BND, torch.zeros(1, 12, 12)).square().sum().backward()
     assert (x_BND.grad.abs().sum(-1) > 0).all()
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train mode", "eval mode"])
+@pytest.mark.parametrize("attention", [True, False])
+def test_what_the_reference_holds_of_a_subject_never_reaches_that_subject(batch: Batch, training, attention):
+    """Message edges lead past the pair that supervision joins, also in training, where the reference knows both."""
+    model = fresh("crossmodal_gcn", attention=attention)
+    before_BE = embeddings(model, batch, "eeg", training)
+    model.attach(reference(partner=-50.0))
+    after_BE = embeddings(model, batch, "eeg", training)
+    assert torch.equal(before_BE[0], after_BE[0])
+    assert not torch.equal(before_BE[1:], after_BE[1:])  # others do hear of subject 0
+
+
+def test_a_subject_who_is_not_masked_would_hear_of_itself(batch: Batch):
+    """The leak that the mask is there for, put in by calling subject 0 a stranger."""
+    unmasked = replace(batch, subject_B=torch.full((B,), STRANGER))
+    model = fresh("crossmodal_gcn", population_neighbours=2 * B - 1)
+    before_BE = embeddings(model, unmasked, "eeg", training=False)
+    model.attach(reference(partner=-50.0))
+    assert not torch.equal(before_BE[0], embeddings(model, unmasked, "eeg", training=False)[0])
+
+
+def test_a_map_of_zero_passes_nothing_on(batch: Batch):
+    model, without = fresh("crossmodal_gcn").eval(), fresh("crossmodal_gcn", population=False).eval()
+    model.population.reset_parameters()
+    without.load_state_dict(model.state_dict(), strict=False)
+    assert torch.equal(model(batch).z["eeg"], without(batch).z["eeg"])
+
+
+def test_a_map_of_one_is_the_attention_over_both_slots(batch: Batch):
+    model = fresh("crossmodal_gcn", population_neighbours=1).eval()
+    with torch.no_grad():
+        model.population.inter_MM.fill_(1.0)
+    held = reference()
+    encoded_BE = model.encode("eeg", batch.x["eeg"], batch.weight["eeg"])
+    nearest_B = []
+    for row, encoded_E in enumerate(encoded_BE):
+        likeness_R = torch.cosine_similarity(encoded_E[None], held.vector_RME[:, 0], dim=-1)
+        likeness_R[row] = -2
+        nearest_B.append(int(likeness_R.argmax()))
+    slot_BME = torch.stack([encoded_BE, held.vector_RME[nearest_B, 1]], 1)
+    attended_BME, _ = model.attention(slot_BME, torch.ones(B, 2, dtype=torch.bool))
+    torch.testing.assert_close(model(batch).z["eeg"], torch.nn.functional.normalize(attended_BME[:, 0], dim=-1))

@@ -73,7 +73,7 @@ def test_the_fused_vector_does_depend_on_the_partner(model, batch):
 
 def test_embed_equals_the_forward_pass(model, batch):
     model.eval()
-    embedded = model.embed("audio", batch.x["audio"], batch.weight["audio"])
+    embedded = model.embed("audio", batch.x["audio"], batch.weight["audio"], batch.subject_B)
     assert torch.equal(embedded, model(batch).z["audio"])
 
 

@@ -5,18 +5,37 @@ from __future__ import annotations
 import json
 from typing import get_args
 
+import pyarrow as pa
 import pytest
 import torch
 
 from mmray import config
 from mmray.errors import WorkspaceError
+from mmray.graphs.population import Reference
 from mmray.models.registry import build
 from mmray.models.system import Batch
 from mmray.storage import Workspace
-from mmray.training.checkpoint import Checkpoint, EpochRecord, load_run, read_checkpoint, save_model, write_checkpoint
+from mmray.training import reference as references
+from mmray.training.checkpoint import (
+    Checkpoint,
+    EpochRecord,
+    fingerprint,
+    load_run,
+    read_checkpoint,
+    save_model,
+    write_checkpoint,
+)
 
 SHAPES = {"eeg": (6, 3), "audio": (5, 4)}
 SETTINGS = config.from_dict({"model": {"hidden": 8, "embedding": 6}})
+
+
+def reference(*others: str) -> Reference:
+    subjects = tuple(sorted(("s0", "s1", "s2", "s3", "s4", "s5", *others)))
+    rows = len(subjects)
+    generator = torch.Generator().manual_seed(0)
+    vector_RME = torch.randn(rows, 2, 6, generator=generator)
+    return Reference(vector_RME, torch.ones(rows, 2, dtype=torch.bool), torch.arange(rows), subjects)
 
 
 @pytest.fixture
@@ -28,7 +47,9 @@ def workspace(tmp_path):
 def run(workspace):
     model = build(SETTINGS.model, SHAPES, classes=3)
     workspace.write_text(config.to_yaml(SETTINGS), "runs", "r", "config.yaml")
-    save_model(workspace, model.state_dict(), "r")
+    save_model(workspace, model.state_dict(), reference(), "r")
+    columns = {"subject_id": ["s0", "s1", "t0", "v0"], "role": ["train", "train", "test", "validation"]}
+    workspace.write_table(pa.table(columns), "runs", "r", "embeddings.parquet")
     summary = {"shapes": {m: list(shape) for m, shape in SHAPES.items()}, "classes": 3, "fold": 1}
     workspace.write_json(summary | {"features_digest": "abc"}, "runs", "r", "run.json")
     return model
@@ -58,6 +79,7 @@ def test_a_damaged_checkpoint_is_refused(workspace, damage):
 def test_a_loaded_run_embeds_as_the_saved_model_did(workspace, run):
     loaded = load_run(workspace, "r")
     x_BND, weight_BNN = torch.randn(2, *SHAPES["eeg"]), torch.zeros(2, 6, 6)
+    run.attach(reference())
     assert torch.equal(loaded.model.embed("eeg", x_BND, weight_BNN), run.eval().embed("eeg", x_BND, weight_BNN))
     assert (loaded.shapes, loaded.classes, loaded.fold, loaded.features_digest) == (SHAPES, 3, 1, "abc")
 
@@ -69,11 +91,14 @@ def test_a_run_of_every_system_embeds_and_classifies_as_before(workspace, run, n
     model = build(settings.model, SHAPES, classes=3).eval()
     model.fit_scalers({m: torch.randn(9, *shape) for m, shape in SHAPES.items()})
     workspace.write_text(config.to_yaml(settings), "runs", "r", "config.yaml")
-    save_model(workspace, model.state_dict(), "r")
+    if model.neighbours:
+        model.attach(reference())
+        torch.nn.init.ones_(model.population.inter_MM)
+    save_model(workspace, model.state_dict(), model.reference, "r")
     x = {m: torch.randn(2, *shape) for m, shape in SHAPES.items()}
     weight = {m: torch.ones(2, nodes, nodes) - torch.eye(nodes) for m, (nodes, _) in SHAPES.items()}
     present_BM, none_B = torch.ones(2, 2, dtype=torch.bool), torch.zeros(2, dtype=torch.int64)
-    batch = Batch(x, weight, present_BM, none_B, none_B)
+    batch = Batch(x, weight, present_BM, none_B, none_B, none_B - 1)
     expected, found = model(batch), load_run(workspace, "r").model(batch)
     assert torch.equal(found.logit_BC, expected.logit_BC)
     assert all(torch.equal(found.z[m], expected.z[m]) for m in SHAPES)
@@ -81,7 +106,7 @@ def test_a_run_of_every_system_embeds_and_classifies_as_before(workspace, run, n
 
 @pytest.mark.parametrize("name", [name for name in get_args(config.System) if name != "gcn"])
 def test_weights_of_another_system_are_refused(workspace, run, name):
-    save_model(workspace, build(config.Model(name="gcn", hidden=8, embedding=6), SHAPES, 3).state_dict(), "r")
+    save_model(workspace, build(config.Model(name="gcn", hidden=8, embedding=6), SHAPES, 3).state_dict(), None, "r")
     settings = config.from_dict({"model": {"name": name, "hidden": 8, "embedding": 6}})
     workspace.write_text(config.to_yaml(settings), "runs", "r", "config.yaml")
     with pytest.raises(WorkspaceError, match="another architecture"):
@@ -89,7 +114,7 @@ def test_weights_of_another_system_are_refused(workspace, run, name):
 
 
 def test_weights_of_another_architecture_are_refused(workspace, run):
-    save_model(workspace, build(config.Model(hidden=4, embedding=4), SHAPES, classes=3).state_dict(), "r")
+    save_model(workspace, build(config.Model(hidden=4, embedding=4), SHAPES, classes=3).state_dict(), None, "r")
     with pytest.raises(WorkspaceError, match="another architecture"):
         load_run(workspace, "r")
 
@@ -124,3 +149,38 @@ def test_a_run_summary_without_its_fields_is_refused(workspace, run):
 def test_an_unknown_run_is_refused_with_those_that_exist(workspace, run):
     with pytest.raises(WorkspaceError, match=r"runs/other is not a finished run; finished: r$"):
         load_run(workspace, "other")
+
+
+@pytest.mark.parametrize("held_out", ["t0", "v0"])
+def test_a_held_out_subject_in_the_reference_is_refused_by_name(workspace, run, held_out):
+    save_model(workspace, run.state_dict(), reference(held_out), "r")
+    with pytest.raises(WorkspaceError, match=f"subject {held_out} is held out"):
+        load_run(workspace, "r")
+
+
+def test_a_missing_reference_is_refused(workspace, run):
+    workspace.delete("runs", "r", references.FILE)
+    with pytest.raises(WorkspaceError, match=r"reference\.safetensors is missing"):
+        load_run(workspace, "r")
+
+
+def test_a_reference_that_other_weights_encoded_is_refused(workspace, run):
+    encoded_before = workspace.read_bytes("runs", "r", references.FILE)
+    torch.nn.init.ones_(run.classifier.bias)
+    save_model(workspace, run.state_dict(), reference(), "r")
+    workspace.write_bytes(encoded_before, "runs", "r", references.FILE)
+    with pytest.raises(WorkspaceError, match="encoded by other weights"):
+        load_run(workspace, "r")
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"", lambda data: b"\xff" * 64])
+def test_a_damaged_reference_is_refused(workspace, run, damage):
+    workspace.write_bytes(damage(workspace.read_bytes("runs", "r", references.FILE)), "runs", "r", references.FILE)
+    with pytest.raises(WorkspaceError, match=r"reference\.safetensors is damaged"):
+        load_run(workspace, "r")
+
+
+def test_another_reference_is_another_fingerprint(workspace, run):
+    before = fingerprint(workspace, "r")
+    save_model(workspace, run.state_dict(), reference("s6"), "r")
+    assert fingerprint(workspace, "r") != before

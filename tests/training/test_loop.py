@@ -10,6 +10,7 @@ import torch
 
 from mmray import config
 from mmray.errors import ConfigError, WorkspaceError
+from mmray.graphs.population import Reference
 from mmray.models.registry import build
 from mmray.storage import Workspace
 from mmray.training import batches, inference
@@ -25,9 +26,16 @@ def model_for(segments):
     return build(SETTINGS, {m: part.shape for m, part in segments.items()}, classes=2)
 
 
+def fitted_reference(state):
+    """The reference as the fit kept it; whose it is does not matter to subjects who are not in it."""
+    tensors = state.part("best_reference")
+    return Reference(**tensors, subjects=tuple(f"r{u}" for u in range(int(tensors["subject_R"].max()) + 1)))
+
+
 def unseen_mrr(segments, state):
     model = model_for(segments)
     model.load_state_dict(state.part("best"))
+    model.attach(fitted_reference(state))
     model.eval()
     z = {m: inference.embed(model, m, batches.graphs(s, torch.device("cpu"))) for m, s in segments.items()}
     return inference.paired_mrr(z, segments)
@@ -94,7 +102,10 @@ def test_a_fit_stops_when_validation_no_longer_rises(easy, by_subject):
 
 
 @pytest.mark.parametrize("stop_after", [1, 3])
-def test_a_resumed_fit_ends_bit_identical(easy, by_subject, fitted, tmp_path, stop_after):
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_resumed_fit_ends_bit_identical(easy, by_subject, tmp_path, stop_after, every):
+    settings = TRAIN.model_copy(update={"reference_every": every})
+    fitted = fit(model_for(easy), by_subject(easy, range(30)), by_subject(easy, range(30, 40)), settings, seed=0)
     workspace = Workspace(str(tmp_path))
 
     class KilledError(Exception):
@@ -107,13 +118,13 @@ def test_a_resumed_fit_ends_bit_identical(easy, by_subject, fitted, tmp_path, st
 
     data = by_subject(easy, range(30)), by_subject(easy, range(30, 40))
     with pytest.raises(KilledError):
-        fit(model_for(easy), *data, TRAIN, seed=0, on_epoch=on_epoch)
+        fit(model_for(easy), *data, settings, seed=0, on_epoch=on_epoch)
     torch.manual_seed(99)
     told = []
     resumed = fit(
         model_for(easy),
         *data,
-        TRAIN,
+        settings,
         seed=0,
         start=read_checkpoint(workspace, "checkpoint"),
         on_epoch=lambda state: told.append(len(state.history)),

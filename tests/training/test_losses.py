@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmray import config
 from mmray.graphs.adjacency import dense_adjacency
+from mmray.graphs.population import Reference
 from mmray.models.registry import build
 from mmray.models.system import Batch
 from mmray.training.batches import Graphs, batch
@@ -87,12 +88,13 @@ def global_batch(rank: int = 0, world: int = 1) -> Batch:
             torch.randn(7, nodes, width, generator=generator),
             torch.randint(nodes, (7, nodes, 2), generator=generator),
             torch.rand(7, nodes, 2, generator=generator),
+            np.array([f"s{u}" for u in range(7)]),
         )
         for m, (nodes, width) in SHAPES.items()
     }
     rows = np.repeat(np.arange(7), 2).reshape(7, 2)
     rows[3, 1] = -1
-    draw = Draw(rows, np.array([0, 1, 2, 3, 4, 0, 5]), np.array([0, 1, -1, -1, 1, 0, 0]))
+    draw = Draw(rows, np.array([0, 1, 2, 3, 4, 0, 5]), np.array([0, 1, -1, -1, 1, 0, 0]), np.arange(7))
     return batch(graphs, draw.shard(rank, world))
 
 
@@ -104,7 +106,12 @@ def gradients(model, inner, rank: int = 0, world: int = 1) -> dict[str, torch.Te
 
 def fresh_model():
     torch.manual_seed(0)
-    return build(config.Model(hidden=8, embedding=6, dropout=0.0), SHAPES, classes=2)
+    model = build(config.Model(hidden=8, embedding=6, dropout=0.0, population_neighbours=3), SHAPES, classes=2)
+    vector_RME, present_RM = torch.randn(7, 2, 6), torch.ones(7, 2, dtype=torch.bool)
+    model.attach(Reference(vector_RME, present_RM, torch.arange(7), tuple(f"s{u}" for u in range(7))))
+    with torch.no_grad():
+        model.population.inter_MM.fill_(0.5)
+    return model
 
 
 def one_of_two(rank: int, folder: str) -> None:

@@ -90,7 +90,7 @@ class Ridge(ClosedForm):
         standardised_PF: Array = (mean_PF - centre_F) / scale_F
         return standardised_PF
 
-    def _lone(self, modality: str, encoded_BE: Tensor) -> Tensor:
+    def _lone(self, modality: str, encoded_BE: Tensor, subject_B: Tensor) -> Tensor:
         return F.normalize(encoded_BE.float(), dim=-1)
 
 

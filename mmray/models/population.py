@@ -1,0 +1,64 @@
+"""The learnable half of the population graph: A^(inter), and how sharply a query chooses among its neighbours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from mmray.graphs.population import Reference, partner_message
+
+START_SHARPNESS = 10.0
+
+
+class PopulationGraph(nn.Module):
+    """Fills a lone query's cross-modal slots with what the partners of its neighbours look like.
+
+    out_i = alone_i + sum_{j != i} A^(inter)_ij (with_j - alone_i), where alone_i attends to the own slot, and with_j
+    also to slot j, filled by `graphs.population.partner_message`. A^(inter) starts at zero, so an untrained map changes
+    nothing; at one, out_i is eq. 2-4 over both slots. Its diagonal is not used.
+
+    Args:
+        modalities: M.
+        neighbours: k, reference samples a query is joined to.
+
+    Shapes: encoded_BE, subject_B (codes of the reference's subjects) -> BE.
+    """
+
+    def __init__(self, modalities: int, neighbours: int) -> None:
+        super().__init__()
+        self.neighbours = neighbours
+        self.inter_MM = nn.Parameter(torch.empty(modalities, modalities))
+        self.log_sharpness_M = nn.Parameter(torch.empty(modalities))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """No message yet."""
+        nn.init.zeros_(self.inter_MM)
+        nn.init.constant_(self.log_sharpness_M, math.log(START_SHARPNESS))
+
+    def forward(
+        self,
+        own: int,
+        encoded_BE: Tensor,
+        subject_B: Tensor,
+        reference: Reference,
+        attend: Callable[[dict[int, Tensor]], Tensor],
+    ) -> Tensor:
+        """The query after its neighbours were asked.
+
+        Args:
+            own: position of the queries' modality.
+            attend: filled slots by position -> the own slot after attention.
+        """
+        alone_BE = attend({own: encoded_BE})
+        out_BE = alone_BE
+        sharpness = self.log_sharpness_M[own].exp()
+        for other in range(len(self.inter_MM)):
+            if other != own:
+                message_BE = partner_message(encoded_BE, subject_B, reference, own, other, self.neighbours, sharpness)
+                with_BE = attend({own: encoded_BE, other: message_BE})
+                out_BE = out_BE + self.inter_MM[own, other] * (with_BE - alone_BE)
+        return out_BE
