@@ -20,8 +20,9 @@ from mmray.models import registry
 from mmray.recordings.splits import Fold
 from mmray.schema import MODALITIES, PARTS, Recording, recordings_table
 from mmray.storage import Workspace
+from mmray.training import batches, reference
 from mmray.training.checkpoint import save_model
-from mmray.training.results import embeddings_table
+from mmray.training.results import chosen, embeddings_table
 
 SUBJECTS = ("s1", "s2", "s3", "s4", "s5", "s6")
 FOLD = Fold(train=SUBJECTS[:3], validation=SUBJECTS[3:4], test=SUBJECTS[4:5])  # nobody told the run of s6
@@ -36,7 +37,7 @@ def make_config(workspace: Path) -> Config:
                 "eeg": {"montage": "GSN-HydroCel-129", "segment_s": 1.0, "neighbours": 4},
                 "audio": {"segment_s": 0.5, "nodes": 8, "neighbours": 3, "trim_db": None},
             },
-            "model": {"hidden": 8, "embedding": 16, "layers": 1},
+            "model": {"hidden": 8, "embedding": 16, "layers": 1, "population_neighbours": 2},
         }
     )
 
@@ -118,9 +119,13 @@ def make_run(config: Config, run_id: str, seed: int) -> None:
     known = [subject for part in (FOLD.train, FOLD.validation, FOLD.test) for subject in part]
     segments = {modality: table.load(workspace, digest, modality, known) for modality in MODALITIES}
     model.fit_scalers({m: torch.tensor(s.x_SND) for m, s in segments.items()})
+    training = chosen(segments, FOLD.train)
+    graphs = {m: batches.graphs(part, torch.device("cpu")) for m, part in training.items()}
+    model.attach(reference.make(model, training, graphs, config.train.reference_segments))
+    torch.nn.init.constant_(model.population.inter_MM, 0.5)  # as after training: messages count
     workspace.write_text(configuration.to_yaml(config), "runs", run_id, "config.yaml")
     workspace.write_table(embeddings_table(model, segments, FOLD), "runs", run_id, "embeddings.parquet")
-    save_model(workspace, model.state_dict(), run_id)
+    save_model(workspace, model.state_dict(), model.reference, run_id)
     summary = {"run_id": run_id, "features_digest": digest, "fold": 0, "shapes": shapes, "classes": 2}
     workspace.write_json(summary, "runs", run_id, "run.json")
 

@@ -23,9 +23,8 @@ METADATA = pa.schema(
         pa.field("label", pa.int8()),
         pa.field("label_name", pa.string()),
         pa.field("age", pa.float32()),
-        pa.field(
-            "role", pa.string(), nullable=False
-        ),  # train, validation, test; unseen: the run's fold has no such one
+        pa.field("role", pa.string(), nullable=False),  # train, validation, test; unseen: not in the run's fold
+        pa.field("source_sha256", pa.string(), nullable=False),  # tells an uploaded file's subject; never answered
     ]
 )
 

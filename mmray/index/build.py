@@ -70,7 +70,7 @@ def build_index(config: Config, run_id: str | None = None) -> IndexSummary:
     run = load_run(workspace, run_id or newest_run(workspace))
     model = fingerprint(workspace, run.run_id)
     parts = _parts(workspace, run)
-    metadata = _metadata(workspace, run, [part["recording_id"] for part in parts])
+    metadata = _metadata(workspace, run, {part["recording_id"]: part["source_sha256"] for part in parts})
     counts = dict(sorted(Counter(metadata["modality"].to_pylist()).items()))
     content = hashlib.sha256(json.dumps([parts, metadata.to_pylist()]).encode()).hexdigest()
     manifest = Manifest(
@@ -130,10 +130,10 @@ def _parts(workspace: Workspace, run: LoadedRun) -> list[dict[str, Any]]:
     return sorted(kept, key=lambda row: str(row["recording_id"]))
 
 
-def _metadata(workspace: Workspace, run: LoadedRun, recording_ids: list[str]) -> pa.Table:
-    """The recordings' rows, by id, each with the part its subject played in the run."""
+def _metadata(workspace: Workspace, run: LoadedRun, source_of: dict[str, str]) -> pa.Table:
+    """The rows of the recordings in `source_of`, each with its content and the part its subject played in the run."""
     known = {row["recording_id"]: row for row in workspace.read_table("recordings.parquet").to_pylist()}
-    missing = [recording_id for recording_id in recording_ids if recording_id not in known]
+    missing = [recording_id for recording_id in source_of if recording_id not in known]
     if missing:
         raise WorkspaceError(
             f"workspace {workspace.root}: {len(missing)} prepared recordings are not in recordings.parquet "
@@ -141,10 +141,11 @@ def _metadata(workspace: Workspace, run: LoadedRun, recording_ids: list[str]) ->
         )
     played = workspace.read_table("runs", run.run_id, "embeddings.parquet", columns=["subject_id", "role"])
     role = dict(zip(played["subject_id"].to_pylist(), played["role"].to_pylist(), strict=True))
-    rows = [known[recording_id] for recording_id in recording_ids]
-    return pa.Table.from_pylist(
-        [{**row, "role": role.get(row["subject_id"], "unseen")} for row in rows], schema=METADATA
-    )
+    rows = [
+        {**known[name], "role": role.get(known[name]["subject_id"], "unseen"), "source_sha256": source}
+        for name, source in source_of.items()
+    ]
+    return pa.Table.from_pylist(rows, schema=METADATA)
 
 
 def _embed(config: Config, run: LoadedRun, parts: list[dict[str, Any]]) -> dict[str, NDArray[np.float32]]:

@@ -50,6 +50,15 @@ class OpenIndex:
             for row, recording_id in enumerate(table["recording_id"].to_pylist())
         }
 
+    @cached_property
+    def subject_of(self) -> dict[str, str]:
+        """Content of an indexed recording -> whose it is."""
+        return {
+            source: subject
+            for table in self.rows.values()
+            for source, subject in zip(table["source_sha256"].to_pylist(), table["subject_id"].to_pylist(), strict=True)
+        }
+
 
 def publish(
     workspace: Workspace,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from mmray.config import Config
 from mmray.errors import RecordingError, WorkspaceError
 from mmray.features.extract import extract
-from mmray.features.table import from_table
+from mmray.features.table import Segments, from_table
 from mmray.index import store
 from mmray.index.embed import recording_vector
 from mmray.serving.answer import Answer, Filters, QueryError, UnknownRecordingError, match_of
@@ -85,7 +85,7 @@ class Retriever:
                 if recording.modality not in self.run.shapes:
                     raise QueryError(f"run {self.run.run_id} was not trained on {recording.modality}")
                 try:
-                    segments = from_table(extract(recording, self.run.config.features))
+                    segments = self._owned(extract(recording, self.run.config.features))
                 except RecordingError as error:
                     raise RecordingError(_without(str(error), Path(recording.path), name)) from error
         except RecordingError as error:
@@ -117,6 +117,16 @@ class Retriever:
         given_E = given_E / scale  # so that the norm of huge or tiny numbers neither overflows nor vanishes
         unit_E = (given_E / np.linalg.norm(given_E)).astype(np.float32)
         return self._search("vector", None, unit_E, target, top_k, filters, None)
+
+    def _owned(self, rows: pa.Table) -> Segments:
+        """A file's segments under the id of the subject whose indexed recording it is, or under nobody's.
+
+        A training subject's own file must not ask the reference set about that very subject.
+        """
+        source = rows["source_sha256"][0].as_py()
+        owner = self.index.subject_of.get(source, "")
+        segments = from_table(rows)
+        return replace(segments, subject_id_S=np.full(len(segments), owner))
 
     def _search(
         self,

@@ -57,7 +57,7 @@ def run(tmp_path_factory, prepared):
 def test_every_system_trains_to_a_run_that_embeds_as_it_did(tmp_path, prepared, name):
     settings = settings_in(tmp_path, epochs=1)
     settings = settings.model_copy(update={"model": config.Model(name=name, hidden=8, embedding=8)})
-    workspace = prepared(settings.workspace, settings, subjects=12, segments=2, lone=1)
+    workspace = prepared(settings.workspace, settings, subjects=15, segments=2, lone=1)
     run_id = trainer.train(settings).run_id
     assert run_id.startswith(f"{name}-")
     written = workspace.read_table("runs", run_id, "embeddings.parquet")
@@ -215,7 +215,7 @@ def test_values_of_test_subjects_reach_no_solution(tmp_path, prepared, name):
     def solved(folder, scaled=None):
         settings = settings_in(tmp_path / folder)
         settings = settings.model_copy(update={"model": config.Model(name=name, embedding=8)})
-        workspace = prepared(settings.workspace, settings, subjects=15, segments=2, lone=2, scaled=scaled)
+        workspace = prepared(settings.workspace, settings, subjects=18, segments=2, lone=2, scaled=scaled)
         found = weights(workspace, trainer.train(settings).run_id)
         return found, workspace.read_json("splits", "default.json")["parts"][0]
 
