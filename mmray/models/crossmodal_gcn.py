@@ -13,27 +13,32 @@ from torch import Tensor, nn
 
 from mmray import config
 from mmray.graphs.adjacency import normalise_adjacency
-from mmray.models.layers import CrossModalAttention, DenseGCNLayer, FeatureGate, TopKPool, readout
+from mmray.models.layers import MOMENTS, CrossModalAttention, DenseGCNLayer, FeatureGate, TopKPool, moments, readout
 from mmray.models.population import PopulationGraph
 from mmray.models.system import Encoder, Fused, System, projection
+
+NAMED_NODES = ("eeg",)  # modalities whose nodes are places
 
 
 class GraphEncoder(Encoder):
     """One modality's segment graph to one vector: GCN and pooling layers, their summed readouts, an MLP, and a skip.
 
-    The skip is linear in the standardised node features: pooling forgets which electrode or frame a value came from,
-    and much of what tells two people apart lies there.
+    The skip is linear. Of electrodes it takes every node's features, since pooling forgets which electrode a value came
+    from, and much of what tells two people apart lies there. Frames of a voice have no such names, so of them it takes
+    each feature's mean, SD and extremes over the nodes: the tenth frame of one segment is nothing to another's.
 
     Args:
         nodes: N, fixed.
         width: D features a node.
         model: sizes.
+        named: whether node n is the same place in every segment, as an electrode is.
 
     Shapes: x_BND, weight_BNN -> BE.
     """
 
-    def __init__(self, nodes: int, width: int, model: config.Model) -> None:
+    def __init__(self, nodes: int, width: int, model: config.Model, named: bool) -> None:
         super().__init__(nodes, width)
+        self.named = named
         self.input = nn.Linear(width, model.hidden)
         self.position_NH = nn.Parameter(torch.empty(nodes, model.hidden))
         self.convolutions = nn.ModuleList(DenseGCNLayer(model.hidden, model.hidden) for _ in range(model.layers))
@@ -42,7 +47,7 @@ class GraphEncoder(Encoder):
         self.pools = nn.ModuleList(TopKPool(model.hidden, model.pool_ratio) for _ in range(pools))
         self.dropout = nn.Dropout(model.dropout)
         self.head = projection(2 * model.hidden, model)
-        self.skip = nn.Linear(nodes * width, model.embedding)
+        self.skip = nn.Linear((nodes if named else MOMENTS) * width, model.embedding)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -52,7 +57,7 @@ class GraphEncoder(Encoder):
     def forward(self, x_BND: Tensor, weight_BNN: Tensor) -> Tensor:
         """The segment's vector."""
         x_BND = self.standardised(x_BND)
-        skip_BE = self.skip(self.dropout(x_BND).flatten(1))
+        skip_BE = self.skip(self.dropout(x_BND if self.named else moments(x_BND)).flatten(1))
         h_BNH = self.input(x_BND) + self.position_NH
         normalised_BNN = normalise_adjacency(weight_BNN)
         summed_BR: Tensor | float = 0.0
@@ -81,7 +86,9 @@ class CrossModalGCN(System):
     population: PopulationGraph | None
 
     def __init__(self, shapes: dict[str, tuple[int, int]], classes: int, model: config.Model) -> None:
-        super().__init__({m: GraphEncoder(*shape, model) for m, shape in shapes.items()}, classes, model)
+        super().__init__(
+            {m: GraphEncoder(*shape, model, m in NAMED_NODES) for m, shape in shapes.items()}, classes, model
+        )
         self.neighbours = model.population_neighbours if model.population else 0
         self.population = PopulationGraph(len(shapes), self.neighbours) if model.population else None
 

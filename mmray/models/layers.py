@@ -84,6 +84,16 @@ def readout(x_BND: Tensor) -> Tensor:
     return torch.cat([x_BND.mean(1), x_BND.amax(1)], dim=-1)
 
 
+MOMENTS = 4
+
+
+def moments(x_BND: Tensor) -> Tensor:
+    """Each feature's mean, SD, largest and smallest value over the nodes, B x 4 x D."""
+    # a variance of 0 has no square root to differentiate
+    sd_BD = (x_BND.var(1, correction=0) + 1e-12).sqrt()
+    return torch.stack([x_BND.mean(1), sd_BD, x_BND.amax(1), x_BND.amin(1)], 1)
+
+
 class CrossModalAttention(nn.Module):
     """Eq. 2-4: each modality of a sample attends to the modalities that the sample has.
 

@@ -25,15 +25,16 @@ Fused = tuple[Tensor, Tensor | None, Tensor | None]
 
 @dataclass(frozen=True)
 class Batch:
-    """B samples, each with some of M modalities; an absent modality's rows are zeros.
+    """B samples of S segments a modality, each with some of M modalities; an absent modality's rows are zeros.
 
     Attributes:
-        x: modality -> B x N x D node features.
-        weight: modality -> B x N x N symmetric edge weights, zero diagonal.
+        x: modality -> BS x N x D node features, a sample's segments one after the other.
+        weight: modality -> BS x N x N symmetric edge weights, zero diagonal.
         present_BM: which modalities a sample has, in the model's order.
         pair_B: int64 code of what counts as a match.
         label_B: int64 class, -1 where it is not known.
         subject_B: int64 code of the sample's subject in the reference set; STRANGER where it is not there.
+        segments: S; a sample's vector is the mean over them.
     """
 
     x: dict[str, Tensor]
@@ -42,6 +43,7 @@ class Batch:
     pair_B: Tensor
     label_B: Tensor
     subject_B: Tensor
+    segments: int = 1
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,11 @@ class System(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Both paths over a batch; one call, so that DDP sees every parameter, the temperature included."""
-        encoded = {m: self.encode(m, batch.x[m], batch.weight[m]) for m in self.modalities}
+        rows = len(batch.pair_B)
+        encoded = {
+            m: self.encode(m, batch.x[m], batch.weight[m]).view(rows, batch.segments, -1).mean(1)
+            for m in self.modalities
+        }
         fused_BE, alpha_BMM, gate_BME = self.fuse(encoded, batch.present_BM)
         return Output(
             z={m: self._lone(m, encoded_BE, batch.subject_B) for m, encoded_BE in encoded.items()},

@@ -42,19 +42,20 @@ def graphs(segments: Segments, device: torch.device) -> Graphs:
 def batch(of: dict[str, Graphs], draw: Draw) -> Batch:
     """The drawn segments; rows of an absent modality are zeros."""
     device = next(iter(of.values())).x_SND.device
-    row_BM = torch.as_tensor(draw.row_BM, device=device)
-    present_BM = row_BM >= 0
+    row_BMS = torch.as_tensor(draw.row_BMS, device=device)
     x: dict[str, Tensor] = {}
     weight: dict[str, Tensor] = {}
     for column, (modality, modality_graphs) in enumerate(of.items()):
-        x_BND, weight_BNN = modality_graphs.take(row_BM[:, column].clamp(min=0))
-        here_B11 = present_BM[:, column, None, None]
-        x[modality], weight[modality] = x_BND * here_B11, weight_BNN * here_B11
+        row_R = row_BMS[:, column].flatten()
+        x_RND, weight_RNN = modality_graphs.take(row_R.clamp(min=0))
+        here_R11 = (row_R >= 0)[:, None, None]
+        x[modality], weight[modality] = x_RND * here_R11, weight_RNN * here_R11
     return Batch(
         x,
         weight,
-        present_BM,
+        row_BMS[..., 0] >= 0,
         torch.as_tensor(draw.pair_B, device=device),
         torch.as_tensor(draw.label_B, device=device),
         torch.as_tensor(draw.subject_B, device=device),
+        row_BMS.shape[2],
     )

@@ -44,7 +44,8 @@ class Checkpoint:
 
     Attributes:
         tensors: `model.*`, `best.*` (weights of the best epoch), `optimiser.<parameter>.*`, `rng.cpu` and, on a GPU,
-            `rng.cuda` (one row a worker); with a population graph `reference.*` and `best_reference.*`.
+            `rng.cuda` (one row a worker); with `ema` `average.*`; with a population
+            graph `reference.*` and `best_reference.*`.
         optimiser: the optimiser's parameter groups.
         scheduler: the scheduler's state.
         history: epochs done.

@@ -18,7 +18,7 @@ from mmray.features.table import Segments
 from mmray.graphs.population import Reference
 from mmray.models.closed_form import ClosedForm
 from mmray.models.system import System
-from mmray.training import batches, inference, losses, reference
+from mmray.training import averaging, batches, inference, losses, reference
 from mmray.training.batches import Graphs
 from mmray.training.checkpoint import Checkpoint, EpochRecord, optimiser_tensors, restore_optimiser
 from mmray.training.sampling import Sampler, sampler
@@ -49,9 +49,9 @@ def fit(
     """Fit a model to the training subjects; keep the weights of the epoch with the best validation MRR.
 
     AdamW (no decay on biases, norms and the temperature), a cosine schedule to the epoch budget, gradients clipped at
-    norm 1, bfloat16 autocast on a GPU. On a CPU, stopping after any epoch and going on from its checkpoint gives the
-    same bits, at an equal number of workers. A system in closed form is solved for instead, on every worker alike, and
-    its one record tells of the solution.
+    norm 1, bfloat16 autocast on a GPU. With `ema` the average of the weights is what is validated and returned. On a
+    CPU, stopping after any epoch and going on from its checkpoint gives the same bits, at an equal number of workers. A
+    system in closed form is solved for instead, on every worker alike, and its one record tells of the solution.
 
     Args:
         model: freshly built, on any device; its scalers are fitted here, on `training` alone.
@@ -93,26 +93,34 @@ def fit(
     best = start.part("best") if start is not None else {}
     best_reference = start.part("best_reference") if start is not None else {}
 
-    def refresh() -> Reference:
+    kept = averaging.averaged(model) if train.ema else model  # what is validated and returned
+    if start is not None and train.ema:
+        kept.load_state_dict(start.part("average"))
+
+    def attach(new: Reference) -> None:
+        model.attach(new)
+        kept.attach(new)
+
+    def refreshed() -> Reference:
         each = train.reference_segments
-        return reference.make(model, training, train_graphs, each, place.rank, place.world)
+        return reference.make(kept, training, train_graphs, each, place.rank, place.world)
 
     if model.neighbours:
-        kept = start.part("reference") if start is not None else {}
-        model.attach(reference.of_tensors(kept, training, place.device) if kept else refresh())
+        before = start.part("reference") if start is not None else {}
+        attach(reference.of_tensors(before, training, place.device) if before else refreshed())
     wrapped = model if place.world == 1 else DistributedDataParallel(model, broadcast_buffers=False)
 
     while not state.finished:
         epoch = len(state.history)
-        means = _epoch(wrapped, draws, train_graphs, train, seed, epoch, optimiser, place)
+        means = _epoch(wrapped, draws, train_graphs, train, seed, epoch, optimiser, place, kept)
         if not math.isfinite(means[0]):
             raise ConfigError(
                 f"train: the loss is {means[0]} in epoch {epoch + 1}; lower train.learning_rate, or look for values "
                 "in the features that are not finite"
             )
         if model.neighbours and (epoch + 1) % train.reference_every == 0:
-            model.attach(refresh())
-        mrr = _validation_mrr(model, validation_graphs, validation, place)
+            attach(refreshed())
+        mrr = _validation_mrr(kept, validation_graphs, validation, place)
         record = EpochRecord(
             epoch=epoch,
             loss=means[0],
@@ -125,7 +133,7 @@ def fit(
         scheduler.step()
         # the later of two equal epochs is kept: a small validation set reaches its ceiling long before the loss
         if mrr >= state.best_mrr:
-            best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+            best = {name: tensor.detach().clone() for name, tensor in kept.state_dict().items()}
             best_reference = model.reference.tensors() if model.reference else {}
             state = replace(state, best_epoch=epoch)
         state = replace(
@@ -135,7 +143,7 @@ def fit(
             history=[*state.history, record],
         )
         over = len(state.history) >= train.epochs or state.stale >= train.patience
-        state = _capture(replace(state, finished=over), model, best, best_reference, optimiser, scheduler, place)
+        state = _capture(replace(state, finished=over), model, kept, best, best_reference, optimiser, scheduler, place)
         on_epoch(state)
     return state
 
@@ -174,13 +182,18 @@ def _epoch(
     epoch: int,
     optimiser: torch.optim.Optimizer | None,
     place: Place,
+    kept: System | None = None,
 ) -> list[float]:
-    """Mean losses of an epoch: total, retrieval, classification. Without an optimiser nothing moves."""
+    """Mean losses of an epoch: total, retrieval, classification. Without an optimiser nothing moves.
+
+    `kept`, where it is not the model itself, follows it as an average.
+    """
     model.train()
     half = place.device.type == "cuda"
     total_3 = torch.zeros(3, device=place.device)
+    first = epoch * draws.steps(train.batch_size, train.passes)
     count = 0
-    for draw in draws.batches(train.batch_size, train.passes, seed, epoch):
+    for draw in draws.batches(train.batch_size, train.passes, train.segments, seed, epoch):
         batch = batches.batch(graphs, draw.shard(place.rank, place.world))
         with torch.autocast(place.device.type, torch.bfloat16, enabled=half):
             output = model(batch)
@@ -190,6 +203,8 @@ def _epoch(
             loss.total.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
             optimiser.step()
+            if kept is not None and train.ema:
+                averaging.follow(kept, model, train.ema, first + count)
         total_3 += torch.stack([loss.total, loss.retrieval, loss.classification]).detach()
         count += 1
     if place.world > 1:
@@ -233,6 +248,7 @@ def _optimiser(model: System, train: Train) -> torch.optim.AdamW:
 def _capture(
     state: Checkpoint,
     model: System,
+    kept: System,
     best: dict[str, Tensor],
     best_reference: dict[str, Tensor],
     optimiser: torch.optim.Optimizer,
@@ -240,6 +256,8 @@ def _capture(
     place: Place,
 ) -> Checkpoint:
     tensors = {f"model.{name}": tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    if kept is not model:
+        tensors |= {f"average.{name}": tensor.clone() for name, tensor in kept.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
     # a copy: safetensors refuses two names of one tensor
     tensors |= {f"best_reference.{name}": tensor.clone() for name, tensor in best_reference.items()}

@@ -17,22 +17,22 @@ class Draw:
     """One batch by position.
 
     Attributes:
-        row_BM: row in each modality's segments; -1 where the sample lacks the modality.
+        row_BMS: rows in each modality's segments, S a sample; -1 where the sample lacks the modality.
         pair_B: pair code; -1 in a padding row.
         label_B: class; -1 where it is not known.
         subject_B: position of the subject among the sorted training subjects; -1 in a padding row.
     """
 
-    row_BM: NDArray[np.int64]
+    row_BMS: NDArray[np.int64]
     pair_B: NDArray[np.int64]
     label_B: NDArray[np.int64]
     subject_B: NDArray[np.int64]
 
     def shard(self, rank: int, world: int) -> Draw:
         """Every world-th sample from `rank` on; empty samples fill up, so that all shards have one shape."""
-        short = -len(self.row_BM) % world
+        short = -len(self.row_BMS) % world
         return Draw(
-            np.pad(self.row_BM, ((0, short), (0, 0)), constant_values=-1)[rank::world],
+            np.pad(self.row_BMS, ((0, short), (0, 0), (0, 0)), constant_values=-1)[rank::world],
             np.pad(self.pair_B, (0, short), constant_values=-1)[rank::world],
             np.pad(self.label_B, (0, short), constant_values=-1)[rank::world],
             np.pad(self.subject_B, (0, short), constant_values=-1)[rank::world],
@@ -51,17 +51,21 @@ class Sampler:
     offers: list[list[tuple[int, list[NDArray[np.int64]]]]]
     label: list[int]
 
-    def batches(self, batch_size: int, passes: int, seed: int, epoch: int) -> Iterator[Draw]:
+    def steps(self, batch_size: int, passes: int) -> int:
+        """Batches an epoch."""
+        return passes * -(-len(self.offers) // batch_size)
+
+    def batches(self, batch_size: int, passes: int, segments: int, seed: int, epoch: int) -> Iterator[Draw]:
         """An epoch: each pass goes once through the subjects in a new order, in batches of near-equal size.
 
         A batch holds distinct subjects. A subject's segments are drawn anew in every pass, each modality's apart from
-        the other's, within one pair_id.
+        the other's, within one pair_id; without repetition where there are enough.
         """
-        count = -(-len(self.offers) // batch_size)
+        count = self.steps(batch_size, passes=1)
         for turn in range(passes):
             rng = np.random.default_rng([seed, epoch, turn])
             for subjects in np.array_split(rng.permutation(len(self.offers)), count):
-                samples = [self._sample(int(subject), rng) for subject in subjects]
+                samples = [self._sample(int(subject), segments, rng) for subject in subjects]
                 yield Draw(
                     np.array([rows for _, rows in samples], dtype=np.int64),
                     np.array([pair for pair, _ in samples], dtype=np.int64),
@@ -69,10 +73,14 @@ class Sampler:
                     np.asarray(subjects, dtype=np.int64),
                 )
 
-    def _sample(self, subject: int, rng: np.random.Generator) -> tuple[int, list[int]]:
+    def _sample(self, subject: int, segments: int, rng: np.random.Generator) -> tuple[int, list[NDArray[np.int64]]]:
         offers = self.offers[subject]
         pair, rows = offers[rng.integers(len(offers))]
-        return pair, [int(rng.choice(available)) if len(available) else -1 for available in rows]
+        absent_S = np.full(segments, -1)
+        return pair, [
+            rng.choice(available, segments, replace=len(available) < segments) if len(available) else absent_S
+            for available in rows
+        ]
 
 
 def sampler(segments: dict[str, Segments]) -> Sampler:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch_geometric.nn import GCNConv, SAGPooling
 from torch_geometric.utils import dense_to_sparse
 
 from mmray.graphs.adjacency import normalise_adjacency
-from mmray.models.layers import CrossModalAttention, DenseGCNLayer, FeatureGate, TopKPool, readout
+from mmray.models.layers import CrossModalAttention, DenseGCNLayer, FeatureGate, TopKPool, moments, readout
 
 B, N, D, E = 3, 15, 5, 4
 
@@ -117,3 +118,16 @@ def test_a_lone_modality_passes_the_gate_unchanged():
     z_BMD = torch.randn(B, 2, E)
     fused_BD, _ = FeatureGate(2, E)(z_BMD, torch.tensor([[False, True]]).expand(B, -1))
     assert torch.equal(fused_BD, z_BMD[:, 1])
+
+
+def test_moments_are_those_of_numpy_and_differentiable_where_nothing_varies():
+    x_BND = torch.randn(3, 7, 5)
+    x_BND[:, :, 2] = 4.0
+    x_BND.requires_grad_()
+    expected = [x_BND.detach().numpy().mean(1), x_BND.detach().numpy().std(1)]
+    found_BXD = moments(x_BND)
+    torch.testing.assert_close(found_BXD[:, :2], torch.tensor(np.stack(expected, 1)), atol=1e-5, rtol=1e-5)
+    assert torch.equal(found_BXD[:, 2], x_BND.amax(1))
+    assert torch.equal(found_BXD[:, 3], x_BND.amin(1))
+    found_BXD.sum().backward()
+    assert torch.isfinite(x_BND.grad).all()

@@ -151,3 +151,13 @@ def test_half_precision_trains_and_embeds_in_unit_length(model, batch):
     for z_BE in output.z.values():
         assert z_BE.dtype == torch.float32
         torch.testing.assert_close(z_BE.norm(dim=-1), torch.ones(B))
+
+
+def test_a_sample_of_several_segments_is_the_mean_of_their_vectors(model, batch):
+    model.eval()
+    several = replace(batch, pair_B=batch.pair_B[:2], present_BM=batch.present_BM[:2], subject_B=batch.subject_B[:2])
+    several = replace(several, label_B=batch.label_B[:2], segments=2)
+    encoded = {m: model.encode(m, batch.x[m], batch.weight[m]) for m in SHAPES}
+    mean = {m: torch.stack([encoded_BE[:2].mean(0), encoded_BE[2:].mean(0)]) for m, encoded_BE in encoded.items()}
+    expected_BC = model.classify(model.fuse(mean, several.present_BM)[0])
+    torch.testing.assert_close(model(several).logit_BC, expected_BC)

@@ -75,6 +75,23 @@ def test_the_learning_rate_follows_a_cosine_to_the_budget(fitted):
     assert [record.learning_rate for record in fitted.history] == pytest.approx(expected)
 
 
+def test_the_kept_weights_are_the_moving_average_of_every_step(easy, by_subject):
+    """Against a loop over the definition, on the weights that an identical fit without averaging passes through."""
+    one_step = TRAIN.model_copy(update={"epochs": 4, "passes": 1, "batch_size": 30, "segments": 2})
+    seen = []
+    data = by_subject(easy, range(30)), by_subject(easy, range(30, 40))
+    raw = one_step.model_copy(update={"ema": 0.0, "reference_every": 9})
+    averaged = one_step.model_copy(update={"ema": 0.5, "reference_every": 9})
+    fit(model_for(easy), *data, raw, seed=0, on_epoch=lambda s: seen.append(s.part("model")["classifier.weight"]))
+    state = fit(model_for(easy), *data, averaged, seed=0)
+    expected = model_for(easy).classifier.weight.detach()
+    for step, weight in enumerate(seen):
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * weight
+    assert torch.equal(state.part("model")["classifier.weight"], seen[-1])
+    torch.testing.assert_close(state.part("average")["classifier.weight"], expected)
+
+
 def test_scalers_are_fitted_on_training_subjects_alone(easy, by_subject, fitted):
     expected = by_subject(easy, range(30))["eeg"].x_SND.mean(0)
     np.testing.assert_allclose(fitted.tensors["best.encoders.eeg.mean_ND"].numpy(), expected, atol=1e-5)
@@ -102,9 +119,9 @@ def test_a_fit_stops_when_validation_no_longer_rises(easy, by_subject):
 
 
 @pytest.mark.parametrize("stop_after", [1, 3])
-@pytest.mark.parametrize("every", [1, 2])
-def test_a_resumed_fit_ends_bit_identical(easy, by_subject, tmp_path, stop_after, every):
-    settings = TRAIN.model_copy(update={"reference_every": every})
+@pytest.mark.parametrize("other", [{"reference_every": 1}, {"reference_every": 2}, {"ema": 0.0}])
+def test_a_resumed_fit_ends_bit_identical(easy, by_subject, tmp_path, stop_after, other):
+    settings = TRAIN.model_copy(update=other)
     fitted = fit(model_for(easy), by_subject(easy, range(30)), by_subject(easy, range(30, 40)), settings, seed=0)
     workspace = Workspace(str(tmp_path))
 

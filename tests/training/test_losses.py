@@ -94,7 +94,7 @@ def global_batch(rank: int = 0, world: int = 1) -> Batch:
     }
     rows = np.repeat(np.arange(7), 2).reshape(7, 2)
     rows[3, 1] = -1
-    draw = Draw(rows, np.array([0, 1, 2, 3, 4, 0, 5]), np.array([0, 1, -1, -1, 1, 0, 0]), np.arange(7))
+    draw = Draw(rows[..., None], np.array([0, 1, 2, 3, 4, 0, 5]), np.array([0, 1, -1, -1, 1, 0, 0]), np.arange(7))
     return batch(graphs, draw.shard(rank, world))
 
 

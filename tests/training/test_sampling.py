@@ -19,30 +19,30 @@ def segments(generated):
 
 
 def subjects_of(draw, segments):
-    return [str(segments["eeg"].subject_id_S[row]) for row in draw.row_BM[:, 0]]
+    return [str(segments["eeg"].subject_id_S[row]) for row in draw.row_BMS[:, 0, 0]]
 
 
 def test_a_batch_holds_distinct_subjects(segments):
-    for draw in sampler(segments).batches(5, 3, seed=0, epoch=0):
-        assert len(set(subjects_of(draw, segments))) == len(draw.row_BM)
+    for draw in sampler(segments).batches(5, 3, 1, seed=0, epoch=0):
+        assert len(set(subjects_of(draw, segments))) == len(draw.row_BMS)
 
 
 def test_every_pass_goes_once_through_all_subjects(segments):
-    draws = list(sampler(segments).batches(5, 2, seed=0, epoch=0))
+    draws = list(sampler(segments).batches(5, 2, 1, seed=0, epoch=0))
     first = [subject for draw in draws[: len(draws) // 2] for subject in subjects_of(draw, segments)]
     assert sorted(first) == [f"s{u:03d}" for u in range(13)]
 
 
 def test_both_modalities_of_a_sample_are_of_one_pair(segments):
-    for draw in sampler(segments).batches(5, 3, seed=0, epoch=0):
-        for eeg, audio in draw.row_BM:
+    for draw in sampler(segments).batches(5, 3, 1, seed=0, epoch=0):
+        for eeg, audio in draw.row_BMS[..., 0]:
             assert audio == -1 or segments["eeg"].pair_id_S[eeg] == segments["audio"].pair_id_S[audio]
 
 
 def test_a_subject_without_voice_is_drawn_without_voice(segments):
-    for draw in sampler(segments).batches(5, 1, seed=0, epoch=0):
+    for draw in sampler(segments).batches(5, 1, 1, seed=0, epoch=0):
         lone = [subject >= "s010" for subject in subjects_of(draw, segments)]
-        assert (draw.row_BM[:, 1] == -1).tolist() == lone
+        assert (draw.row_BMS[:, 1, 0] == -1).tolist() == lone
 
 
 def test_time_locked_pairs_are_never_mixed(segments):
@@ -50,30 +50,32 @@ def test_time_locked_pairs_are_never_mixed(segments):
         m: replace(part, pair_id_S=np.array([i.replace(f"_{m}", "") for i in part.segment_id_S]))
         for m, part in segments.items()
     }
-    for draw in sampler(trials).batches(5, 3, seed=0, epoch=0):
-        for eeg, audio in draw.row_BM:
+    for draw in sampler(trials).batches(5, 3, 1, seed=0, epoch=0):
+        for eeg, audio in draw.row_BMS[..., 0]:
             assert audio == -1 or segments["eeg"].start_s_S[eeg] == segments["audio"].start_s_S[audio]
 
 
 def test_segments_are_paired_anew_in_every_epoch(segments):
-    first, second = (np.concatenate([d.row_BM for d in sampler(segments).batches(13, 1, 0, e)]) for e in (0, 1))
+    first, second = (
+        np.concatenate([d.row_BMS[..., 0] for d in sampler(segments).batches(13, 1, 1, 0, e)]) for e in (0, 1)
+    )
     assert {tuple(row) for row in first} != {tuple(row) for row in second}
 
 
 def test_an_epoch_is_a_function_of_seed_and_epoch(segments):
-    one, other = (list(sampler(segments).batches(5, 2, seed=3, epoch=4)) for _ in range(2))
-    assert all(np.array_equal(a.row_BM, b.row_BM) for a, b in zip(one, other, strict=True))
+    one, other = (list(sampler(segments).batches(5, 2, 1, seed=3, epoch=4)) for _ in range(2))
+    assert all(np.array_equal(a.row_BMS, b.row_BMS) for a, b in zip(one, other, strict=True))
 
 
 @given(world=st.integers(1, 6), batch_size=st.integers(2, 14))
 @settings(max_examples=20, deadline=None)
 def test_shards_are_equal_in_shape_and_make_up_the_batch(generated, world, batch_size):
-    for draw in sampler(generated(subjects=13, segments=2)).batches(batch_size, 1, seed=0, epoch=0):
+    for draw in sampler(generated(subjects=13, segments=2)).batches(batch_size, 1, 1, seed=0, epoch=0):
         shards = [draw.shard(rank, world) for rank in range(world)]
-        assert len({shard.row_BM.shape for shard in shards}) == 1
-        rows = np.concatenate([shard.row_BM for shard in shards])
+        assert len({shard.row_BMS.shape for shard in shards}) == 1
+        rows = np.concatenate([shard.row_BMS[..., 0] for shard in shards])
         kept = rows[rows[:, 0] >= 0]
-        assert sorted(map(tuple, kept)) == sorted(map(tuple, draw.row_BM))
+        assert sorted(map(tuple, kept)) == sorted(map(tuple, draw.row_BMS[..., 0]))
 
 
 def test_a_label_known_in_one_modality_labels_the_subject(segments):
@@ -84,3 +86,15 @@ def test_a_label_known_in_one_modality_labels_the_subject(segments):
 def test_fewer_than_two_paired_subjects_are_refused(generated):
     with pytest.raises(WorkspaceError, match="1 training subjects have segments of eeg and audio"):
         sampler(generated(subjects=4, lone=3))
+
+
+def test_a_sample_repeats_no_segment_where_there_are_enough(generated):
+    made = generated(subjects=6, segments=5, lone=2)
+    for wanted, distinct in ((3, 3), (5, 5), (7, 5)):
+        for draw in sampler(made).batches(6, 2, wanted, seed=0, epoch=0):
+            for rows_MS in draw.row_BMS:
+                for rows_S in rows_MS:
+                    assert len(rows_S) == wanted
+                    assert (rows_S == -1).all() or len(set(rows_S.tolist())) in (
+                        {distinct} if wanted <= 5 else range(2, 6)
+                    )
