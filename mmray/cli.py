@@ -125,6 +125,20 @@ def train(
 
 
 @app.command()
+def sweep(
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    workspace: WorkspaceRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fit systems, learning rates, folds and seeds as one study, and compare them on the same people."""
+    config = _resolve(config_file, overrides, workspace)
+    from mmray.training import sweep as study
+
+    _show(study.sweep(config), as_json)
+
+
+@app.command()
 def index(
     run: Annotated[str | None, typer.Option("--run", help="Run id; the newest finished run by default.")] = None,
     config_file: ConfigFile = None,

@@ -176,6 +176,23 @@ class Train(Section):
     max_failures: int = Field(3, ge=0, json_schema_extra=HARDWARE, description="worker deaths it recovers from")
 
 
+class Sweep(Section):
+    """Which fits are compared: (systems + variants) x learning rates x folds x seeds."""
+
+    systems: tuple[System, ...] = Field(
+        ("crossmodal_gcn", "gcn", "gat", "graphsage", "strucgcn", "mamsa"),
+        description="the first is what the others are tested against",
+    )
+    variants: dict[str, dict[str, bool | int | float | str]] = Field(
+        {}, description="name -> settings over the experiment's own, as {no gate: {model.gate: false}}, for ablations"
+    )
+    learning_rates: tuple[Positive, ...] = Field(
+        (1e-2, 1e-3, 1e-4, 1e-5), description="each fold and seed takes the one that its validation subjects prefer"
+    )
+    folds: tuple[int, ...] | None = Field(None, description="outer folds; null: all of the split")
+    seeds: int = Field(3, ge=1, description="fits of each fold, which differ in weights and batches alone")
+
+
 class Evaluate(Section):
     """Resampling behind intervals and p-values."""
 
@@ -227,6 +244,7 @@ class Config(Section):
     split: Split = Split()
     model: Model = Model()
     train: Train = Train()
+    sweep: Sweep = Sweep()
     evaluate: Evaluate = Evaluate()
     index: Index = Index()
     serve: Serve = Serve()

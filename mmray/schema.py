@@ -137,7 +137,7 @@ EMBEDDINGS = pa.schema(
     ]
 )
 
-# runs/<id>/predictions.parquet: fused class probabilities, one row a subject and pairing of its segments.
+# runs/<id>/predictions.parquet: fused class probabilities, one row a subject.
 PREDICTIONS = pa.schema(
     [
         pa.field("subject_id", pa.string(), nullable=False),

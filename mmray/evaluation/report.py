@@ -139,7 +139,7 @@ def _classification(metrics: list[Metric]) -> str:
     if not found:
         return "<p>Left out: fewer than two test subjects have a label.</p>"
     note = (
-        f"{found[0].queries} test subjects, each by the mean probability over the pairings of its segments. Chance is "
+        f"{found[0].queries} test subjects, each by the mean of its segments. Chance is "
         "the best constant answer that knows the classes' shares. p: labels permuted between subjects."
     )
     if not any(metric.metric == "AUC" for metric in found):

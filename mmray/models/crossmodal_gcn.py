@@ -23,9 +23,11 @@ NAMED_NODES = ("eeg",)  # modalities whose nodes are places
 class GraphEncoder(Encoder):
     """One modality's segment graph to one vector: GCN and pooling layers, their summed readouts, an MLP, and a skip.
 
-    The skip is linear. Of electrodes it takes every node's features, since pooling forgets which electrode a value came
-    from, and much of what tells two people apart lies there. Frames of a voice have no such names, so of them it takes
-    each feature's mean, SD and extremes over the nodes: the tenth frame of one segment is nothing to another's.
+    The skip is linear, and the layers' share starts at zero and is learned: a few dozen people fit the layers long
+    before these tell anything of others. Of electrodes the skip takes every node's features, since pooling forgets
+    which electrode a value came from, and much of what tells two people apart lies there. Frames of a voice have no
+    such names, so of them it takes each feature's mean, SD and extremes over the nodes: the tenth frame of one segment
+    is nothing to another's.
 
     Args:
         nodes: N, fixed.
@@ -47,12 +49,14 @@ class GraphEncoder(Encoder):
         self.pools = nn.ModuleList(TopKPool(model.hidden, model.pool_ratio) for _ in range(pools))
         self.dropout = nn.Dropout(model.dropout)
         self.head = projection(2 * model.hidden, model)
+        self.share = nn.Parameter(torch.empty(()))
         self.skip = nn.Linear((nodes if named else MOMENTS) * width, model.embedding)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """New position embeddings; the layers reset themselves when made."""
+        """New position embeddings, and no share yet; the layers reset themselves when made."""
         nn.init.normal_(self.position_NH, std=0.02)
+        nn.init.zeros_(self.share)
 
     def forward(self, x_BND: Tensor, weight_BNN: Tensor) -> Tensor:
         """The segment's vector."""
@@ -68,7 +72,7 @@ class GraphEncoder(Encoder):
                 if depth + 1 < len(self.pools):
                     normalised_BNN = normalise_adjacency(weight_BNN)
             summed_BR = summed_BR + readout(h_BNH)
-        encoded_BE: Tensor = self.head(summed_BR) + skip_BE
+        encoded_BE: Tensor = skip_BE + self.share * self.head(summed_BR)
         return encoded_BE
 
 

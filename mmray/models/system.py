@@ -123,6 +123,7 @@ class System(nn.Module):
     """
 
     fusion: nn.Module
+    temperature: Tensor
     neighbours: int = 0
     reference: Reference | None = None
 
@@ -133,6 +134,7 @@ class System(nn.Module):
         self.make_fusion(model)
         self.classifier = nn.Linear(model.embedding, classes)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.register_buffer("temperature", torch.ones(()))
 
     def make_fusion(self, model: config.Model) -> None:
         """Build what `fuse` uses."""
@@ -175,9 +177,9 @@ class System(nn.Module):
         return self.fusion(slot_BME.flatten(1)), None, None
 
     def classify(self, fused_BE: Tensor) -> Tensor:
-        """Class scores, B x C."""
+        """Class scores, B x C; over the temperature that validation subjects set, which is 1 in training."""
         logit_BC: Tensor = self.classifier(fused_BE)
-        return logit_BC
+        return logit_BC / self.temperature
 
     def logit_scale(self) -> Tensor:
         """Inverse temperature of eq. 6."""

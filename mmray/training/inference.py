@@ -16,7 +16,6 @@ from mmray.models.system import System
 from mmray.training.batches import Graphs
 
 CHUNK = 256
-MAX_PAIRINGS = 32
 
 
 @torch.no_grad()
@@ -63,26 +62,29 @@ def paired(segments: dict[str, Segments]) -> NDArray[np.str_]:
 
 
 @torch.no_grad()
-def subject_probabilities(
-    model: System, encoded: dict[str, Tensor], segments: dict[str, Segments], subject: str
-) -> NDArray[np.float32]:
-    """Class probabilities of a subject, one row a pairing of its segments, at most 32 rows.
+def subject_logits(
+    model: System, encoded: dict[str, Tensor], segments: dict[str, Segments], subjects: NDArray[np.str_]
+) -> Tensor:
+    """Class scores of people, U x C: each modality's mean vector over a person's segments, fused.
 
-    The i-th pairing joins each modality's i-th segment, the shorter lists going round; a modality that the subject
-    lacks stays out, so that a lone modality classifies by itself.
+    A modality that a person lacks stays out, so that a lone modality classifies by itself.
+
+    Args:
+        encoded: modality -> vectors of all segments, from `encode`.
+        subjects: whom to classify, sorted.
     """
-    rows = {m: np.flatnonzero(part.subject_id_S == subject) for m, part in segments.items()}
-    pairings = min(MAX_PAIRINGS, max(len(row) for row in rows.values()))
     slots, present = {}, []
-    for modality, row in rows.items():
-        chosen_P = np.resize(row, pairings) if len(row) else np.zeros(pairings, dtype=np.int64)
-        slots[modality] = encoded[modality][torch.as_tensor(chosen_P, device=encoded[modality].device)]
-        present.append(bool(len(row)))
-    device = next(iter(slots.values())).device
-    present_PM = torch.tensor(present, device=device).expand(pairings, -1)
-    fused_PE, _, _ = model.fuse(slots, present_PM)
-    probability: NDArray[np.float32] = model.classify(fused_PE).softmax(-1).cpu().numpy()
-    return probability
+    for modality, part in segments.items():
+        chosen_S = np.isin(part.subject_id_S, subjects)
+        vector_SE = encoded[modality]
+        row_S = torch.as_tensor(np.flatnonzero(chosen_S), device=vector_SE.device)
+        group_S = torch.as_tensor(np.searchsorted(subjects, part.subject_id_S[chosen_S]), device=vector_SE.device)
+        count_U = torch.bincount(group_S, minlength=len(subjects))
+        total_UE = vector_SE.new_zeros(len(subjects), vector_SE.shape[1]).index_add_(0, group_S, vector_SE[row_S])
+        slots[modality] = total_UE / count_U.clamp(min=1)[:, None]
+        present.append(count_U > 0)
+    fused_UE, _, _ = model.fuse(slots, torch.stack(present, 1))
+    return model.classify(fused_UE)
 
 
 def _chunks(graphs: Graphs) -> tuple[Tensor, ...]:

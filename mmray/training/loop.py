@@ -16,10 +16,11 @@ from mmray.config import Train
 from mmray.errors import ConfigError, WorkspaceError
 from mmray.features.table import Segments
 from mmray.graphs.population import Reference
-from mmray.models.closed_form import ClosedForm
+from mmray.models.closed_form import ClosedForm, subject_labels
 from mmray.models.system import System
 from mmray.training import averaging, batches, inference, losses, reference
 from mmray.training.batches import Graphs
+from mmray.training.calibration import temperature
 from mmray.training.checkpoint import Checkpoint, EpochRecord, optimiser_tensors, restore_optimiser
 from mmray.training.sampling import Sampler, sampler
 
@@ -134,6 +135,7 @@ def fit(
         # the later of two equal epochs is kept: a small validation set reaches its ceiling long before the loss
         if mrr >= state.best_mrr:
             best = {name: tensor.detach().clone() for name, tensor in kept.state_dict().items()}
+            best["temperature"].fill_(_temperature(kept, validation_graphs, validation))
             best_reference = model.reference.tensors() if model.reference else {}
             state = replace(state, best_epoch=epoch)
         state = replace(
@@ -221,6 +223,12 @@ def _validation_mrr(model: System, graphs: dict[str, Graphs], segments: dict[str
     if place.world > 1:
         dist.broadcast(mrr, 0)
     return float(mrr)
+
+
+def _temperature(model: System, graphs: dict[str, Graphs], segments: dict[str, Segments]) -> float:
+    subjects, label_U = subject_labels(segments)
+    encoded = {m: inference.encode(model.eval(), m, graphs[m]) for m in graphs}
+    return temperature(inference.subject_logits(model, encoded, segments, subjects), label_U)
 
 
 def _solved(model: System, means: list[float], mrr: float) -> Checkpoint:

@@ -118,17 +118,17 @@ def predictions_table(model: System, segments: dict[str, Segments], fold: Fold) 
     for part in segments.values():
         for subject, known in zip(part.subject_id_S, part.label_S, strict=True):
             label[str(subject)] = max(int(known), label.get(str(subject), -1))
-    rows: list[dict[str, Any]] = []
-    for subject, known in sorted(label.items()):
-        for probability_C in inference.subject_probabilities(model, encoded, segments, subject):
-            rows.append(
-                {
-                    "subject_id": subject,
-                    "label": None if known < 0 else known,
-                    "role": role[subject],
-                    "probability": probability_C.tolist(),
-                }
-            )
+    subjects = np.array(sorted(label))
+    probability_UC = inference.subject_logits(model, encoded, segments, subjects).softmax(-1).cpu().tolist()
+    rows = [
+        {
+            "subject_id": subject,
+            "label": None if label[subject] < 0 else label[subject],
+            "role": role[subject],
+            "probability": probability_C,
+        }
+        for subject, probability_C in zip(subjects.tolist(), probability_UC, strict=True)
+    ]
     return pa.Table.from_pylist(rows, schema=PREDICTIONS)
 
 

@@ -89,10 +89,10 @@ def train(settings: Config) -> RunSummary:
     trained = not workspace.exists("runs", run_id, "model.safetensors")
     if trained:
         with _threads(settings):
-            segments = _segments(workspace, settings, fold)
+            segments = segments_of(workspace, settings, fold)
             structure.prepare(settings, segments)
             state = _fit(workspace, settings, run_id, segments, fold)
-            model = _new_model(settings, segments, _classes(workspace))
+            model = _new_model(settings, segments, classes_of(workspace))
             model.load_state_dict(state.part("best"))
             if model.neighbours:
                 training = results.chosen(segments, fold.train)
@@ -145,7 +145,8 @@ def _fold(workspace: Workspace, settings: Config) -> Fold:
     return folds[settings.train.fold]
 
 
-def _segments(workspace: Workspace, settings: Config, fold: Fold) -> dict[str, Segments]:
+def segments_of(workspace: Workspace, settings: Config, fold: Fold) -> dict[str, Segments]:
+    """Prepared segments of everybody in a fold."""
     digest, subjects = config.digest(settings.features), {*fold.train, *fold.validation, *fold.test}
     return {modality: load_segments(workspace, digest, modality, subjects) for modality in MODALITIES}
 
@@ -157,7 +158,8 @@ def _new_model(settings: Config, segments: dict[str, Segments], classes: int) ->
     return model
 
 
-def _classes(workspace: Workspace) -> int:
+def classes_of(workspace: Workspace) -> int:
+    """How many classes the study's labels have, at least two."""
     label = pc.max(workspace.read_table("recordings.parquet", columns=["label"])["label"]).as_py()
     return max(1, label or 0) + 1
 
@@ -212,7 +214,7 @@ def _fit_here(
         tell(state.history[-1])
 
     loop.fit(
-        _new_model(settings, segments, _classes(workspace)),
+        _new_model(settings, segments, classes_of(workspace)),
         results.chosen(segments, fold.train),
         results.chosen(segments, fold.validation),
         settings.train,
@@ -281,7 +283,7 @@ def _worker(task: dict[str, Any]) -> None:
         ray.train.report(asdict(record))
 
     workspace = Workspace(settings.workspace)
-    segments = _segments(workspace, settings, _fold(workspace, settings))
+    segments = segments_of(workspace, settings, _fold(workspace, settings))
     _fit_here(settings, task["run_id"], segments, place, tell)
 
 

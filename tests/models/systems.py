@@ -24,10 +24,13 @@ def fresh(name: str, **settings):
     torch.manual_seed(0)
     sizes = {"hidden": 16, "embedding": 8, "dropout": 0.2, "sampled_neighbours": 3, "population_neighbours": 3}
     model = build(config.Model(**{"name": name, **sizes, **settings}), SHAPES, classes=2)
-    if model.neighbours:
-        model.attach(reference())
-        with torch.no_grad():
-            model.population.inter_MM.fill_(0.7)  # as after training; at its start it is 0 and passes nothing on
+    with torch.no_grad():  # as after training; at the start these are 0 and pass nothing on
+        for encoder in model.encoders.values():
+            if hasattr(encoder, "share"):
+                encoder.share.fill_(1.0)
+        if model.neighbours:
+            model.attach(reference())
+            model.population.inter_MM.fill_(0.7)
     return model
 
 

@@ -35,7 +35,8 @@ def generated_tables(
     latent_UT = rng.normal(size=(subjects, TRAITS))
     tables = {}
     for modality, (nodes, width) in SHAPES.items():
-        pattern_TND = rng.normal(size=(TRAITS, nodes, width)) / np.sqrt(TRAITS)
+        places = nodes if modality == "eeg" else 1  # a frame of a voice is nowhere in particular
+        pattern_TND = rng.normal(size=(TRAITS, places, width)) / np.sqrt(TRAITS)
         shown_UT = latent_UT if coupled else rng.normal(size=latent_UT.shape)
         rows = []
         for u in range(subjects if modality == "eeg" else subjects - lone):

@@ -1,0 +1,248 @@
+"""What several folds and seeds say together: the person stays the unit, and nobody counts twice.
+
+A subject is tested in one fold and once a seed; seeds are averaged first, since they are draws of the fit and not of
+people. Pairings are permuted between the subjects of a fold, by one permutation for all seeds.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmray import config
+from mmray.evaluation import classification, retrieval, statistics
+from mmray.evaluation.evaluate import Ceilings, values_by_pair
+from mmray.schema import MODALITIES, Modality
+
+RANKED = ("R@1", "R@5", "MRR")
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What one fit made of its fold's test subjects who have both modalities.
+
+    Attributes:
+        label_U: class, -1 where it is not known.
+        vector_UE: by modality, one unit vector a subject.
+        probability_UC: of each class.
+    """
+
+    fold: int
+    seed: int
+    subject_U: tuple[str, ...]
+    label_U: NDArray[np.int64]
+    vector_UE: dict[Modality, NDArray[np.float64]]
+    probability_UC: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One pooled figure of one system.
+
+    Attributes:
+        subjects: people behind it.
+        band_low, band_high: 95 % of the same figure under permuted pairings (or labels); inside is chance.
+        per_subject: subject -> value, seeds averaged; empty where the figure is no mean over people.
+    """
+
+    task: str
+    direction: str
+    metric: str
+    value: float
+    ci_low: float | None
+    ci_high: float | None
+    chance: float | None
+    band_low: float | None
+    band_high: float | None
+    p_value: float | None
+    ceiling: float | None
+    subjects: int
+    per_subject: dict[str, float]
+
+
+def pool(tested: Sequence[Tested], settings: config.Evaluate, seed: int, ceilings: dict[int, Ceilings]) -> list[Figure]:
+    """Every pooled figure of one system.
+
+    Args:
+        tested: one entry a fold and seed; every fold has the same seeds.
+        settings: how many bootstraps and permutations.
+        seed: same seed, same intervals and p-values.
+        ceilings: fold -> the oracle's figures; empty where there is no truth.
+    """
+    folds: dict[int, list[Tested]] = defaultdict(list)
+    for one in tested:
+        folds[one.fold].append(one)
+    figures: list[Figure] = []
+    for query, target in permutations(MODALITIES, 2):
+        for metric in RANKED:
+            figures.append(_ranked(folds, query, target, metric, settings, seed, ceilings))
+        figures += _same_label(folds, query, target, settings, seed)
+    return [*figures, *_classified(folds, settings, seed)]
+
+
+def _ranked(
+    folds: dict[int, list[Tested]],
+    query: Modality,
+    target: Modality,
+    metric: str,
+    settings: config.Evaluate,
+    seed: int,
+    ceilings: dict[int, Ceilings],
+) -> Figure:
+    direction = f"{query}->{target}"
+    own: dict[str, float] = {}
+    permuted_NS: list[NDArray[np.float64]] = []
+    weights, chances, tops = [], [], []
+    for number, (fold, fits) in enumerate(sorted(folds.items())):
+        subjects = fits[0].subject_U
+        value_UU = np.mean(
+            [values_by_pair(f.vector_UE[query], np.arange(len(subjects)), f.vector_UE[target])[metric] for f in fits], 0
+        )
+        own |= dict(zip(subjects, np.diagonal(value_UU).tolist(), strict=True))
+        pairing_NU = statistics.permuted_pairings(np.arange(len(subjects)), settings.permutations, seed + number)
+        permuted_NS.append(value_UU[np.arange(len(subjects)), pairing_NU])
+        weights.append(len(subjects))
+        chances.append(retrieval.chance(metric, len(subjects)))
+        tops.append(ceilings.get(fold, {}).get(direction, {}).get(metric))
+    value_S, permuted_N = np.array(list(own.values())), np.concatenate(permuted_NS, 1).mean(1)
+    ceiling = (
+        None if any(top is None for top in tops) else float(np.average(np.array(tops, dtype=float), weights=weights))
+    )
+    interval = statistics.bootstrap_subjects(value_S, lambda v: v.mean(-1), settings.bootstraps, seed)
+    return _figure(
+        "retrieval",
+        direction,
+        metric,
+        value_S.mean(),
+        interval,
+        float(np.average(chances, weights=weights)),
+        permuted_N,
+        ceiling,
+        own,
+    )
+
+
+def _same_label(
+    folds: dict[int, list[Tested]], query: Modality, target: Modality, settings: config.Evaluate, seed: int
+) -> list[Figure]:
+    """MAP of equal labels among other people of the fold; the own partner is left out, as in `evaluate`."""
+    own: dict[str, float] = {}
+    permuted_NS, chances = [], []
+    for number, (_, fits) in enumerate(sorted(folds.items())):
+        known_U = fits[0].label_U >= 0
+        label_L = fits[0].label_U[known_U]
+        if len(label_L) < 3 or len(np.unique(label_L)) < 2 or np.bincount(label_L)[np.unique(label_L)].min() < 2:
+            return []
+        orders = []
+        for fit in fits:
+            score_LL = (fit.vector_UE[query] @ fit.vector_UE[target].T)[np.ix_(known_U, known_U)]
+            np.fill_diagonal(score_LL, -np.inf)
+            orders.append(retrieval.rank_order(score_LL))
+        other_LL = ~np.eye(len(label_L), dtype=bool)
+
+        def precision(label_L: NDArray[Any], orders: Any = orders, other_LL: Any = other_LL) -> NDArray[np.float64]:
+            relevant_LL = (label_L[:, None] == label_L) & other_LL
+            each = [retrieval.average_precision(order, last, relevant_LL) for order, last in orders]
+            return np.asarray(np.mean(each, 0), dtype=np.float64)
+
+        names = np.array(fits[0].subject_U)[known_U].tolist()
+        own |= dict(zip(names, precision(label_L).tolist(), strict=True))
+        rng = np.random.default_rng([seed, number])
+        permuted_NS.append(np.stack([precision(rng.permutation(label_L)) for _ in range(settings.permutations)]))
+        same_L = (label_L[:, None] == label_L).sum(1) - 1
+        chances += [retrieval.chance_average_precision(int(same), len(label_L) - 1) for same in same_L]
+    value_S = np.array(list(own.values()))
+    interval = statistics.bootstrap_subjects(value_S, lambda v: v.mean(-1), settings.bootstraps, seed)
+    permuted_N = np.concatenate(permuted_NS, 1).mean(1)
+    direction = f"{query}->{target}"
+    return [
+        _figure("retrieval", direction, "mAP", value_S.mean(), interval, float(np.mean(chances)), permuted_N, None, own)
+    ]
+
+
+def _classified(folds: dict[int, list[Tested]], settings: config.Evaluate, seed: int) -> list[Figure]:
+    """Figures of each seed over all people, averaged over seeds."""
+    by_seed: dict[int, list[Tested]] = defaultdict(list)
+    for fold in sorted(folds):
+        for fit in folds[fold]:
+            by_seed[fit.seed].append(fit)
+    first = next(iter(by_seed.values()))
+    label_S = np.concatenate([fit.label_U for fit in first])
+    known_S = label_S >= 0
+    label_L = label_S[known_S]
+    if len(label_L) < 2:
+        return []
+    names = np.concatenate([np.array(fit.subject_U) for fit in first])[known_S].tolist()
+    probabilities = [np.concatenate([fit.probability_UC for fit in fits])[known_S] for fits in by_seed.values()]
+    drawn_NS = statistics.resample_subjects(len(label_L), settings.bootstraps, seed)
+    weight_NS = np.stack([np.bincount(row, minlength=len(label_L)) for row in drawn_NS])
+
+    def figures(label_L: NDArray[Any], weight_NS: NDArray[Any] | None = None) -> dict[str, NDArray[np.float64]]:
+        each = [classification.classification_metrics(label_L, p, weight_NS) for p in probabilities]
+        return {metric: np.mean([one[metric] for one in each], 0) for metric in each[0]}
+
+    seen, resampled = figures(label_L), figures(label_L, weight_NS)
+    rng = np.random.default_rng(seed)
+    drawn = [figures(rng.permutation(label_L)) for _ in range(settings.permutations)]
+    chance = classification.chance_levels(label_L, probabilities[0].shape[1])
+    cost_L = np.mean([-np.log(np.clip(p[np.arange(len(label_L)), label_L], 1e-15, 1)) for p in probabilities], 0)
+    found = []
+    for metric, (value,) in seen.items():
+        permuted_N = np.array([float(one[metric][0]) for one in drawn])
+        sign = -1 if metric in classification.LOWER_IS_BETTER else 1
+        own = dict(zip(names, cost_L.tolist(), strict=True)) if metric == "cross_entropy" else {}
+        found.append(
+            _figure(
+                "classification",
+                "fused",
+                metric,
+                value,
+                statistics.interval(resampled[metric]),
+                chance.get(metric),
+                permuted_N,
+                None,
+                own,
+                sign,
+                len(label_L),
+            )
+        )
+    return found
+
+
+def _figure(
+    task: str,
+    direction: str,
+    metric: str,
+    value: float,
+    interval: tuple[float, float] | None,
+    chance: float | None,
+    permuted_N: NDArray[np.float64],
+    ceiling: float | None,
+    own: dict[str, float],
+    sign: int = 1,
+    subjects: int | None = None,
+) -> Figure:
+    band = statistics.interval(permuted_N) or (None, None)
+    p_value = float(statistics.p_values(np.array([sign * value]), sign * permuted_N[:, None])[0])
+    low, high = interval or (None, None)
+    return Figure(
+        task,
+        direction,
+        metric,
+        float(value),
+        low,
+        high,
+        chance,
+        band[0],
+        band[1],
+        p_value,
+        ceiling,
+        len(own) if subjects is None else subjects,
+        own,
+    )
