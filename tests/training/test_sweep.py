@@ -1,0 +1,154 @@
+"""A sweep keeps every fit as it ends, goes on where it was killed, and never averages a failure away."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mmray import config
+from mmray.errors import ConfigError
+from mmray.evaluation.retrieval import unit
+from mmray.storage import Workspace
+from mmray.training import sweep as sweeps
+from mmray.training import trial
+
+SWEEP = {"systems": ["ridge", "majority"], "learning_rates": [1e-3], "seeds": 2}
+
+
+def settings_in(root, **over):
+    tree = {
+        "workspace": str(root),
+        "model": {"hidden": 8, "embedding": 8},
+        "train": {"epochs": 2, "passes": 1},
+        "split": {"folds": 2, "validation_fraction": 0.4},
+        "evaluate": {"bootstraps": 50, "permutations": 99},
+        "cluster": {"num_cpus": 2},
+        "sweep": {**SWEEP, **over},
+    }
+    return config.from_dict(tree)
+
+
+def rows_of(settings, sweep_id):
+    table = Workspace(settings.workspace).read_table("sweeps", sweep_id, "trials.parquet")
+    return table.drop_columns(["seconds"]).to_pylist()
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, prepared, ray_session):
+    settings = settings_in(tmp_path_factory.mktemp("sweep") / "ws")
+    prepared(settings.workspace, settings, subjects=24, segments=3)
+    return settings, sweeps.sweep(settings)
+
+
+def test_every_subject_is_tested_once_a_seed_by_every_system(swept):
+    settings, summary = swept
+    rows = rows_of(settings, summary.sweep_id)
+    assert len(rows) == 8
+    for variant in ("ridge", "majority"):
+        for seed in (0, 1):
+            mine = [r for r in rows if r["variant"] == variant and r["seed"] == seed]
+            assert sorted(s for r in mine for s in r["subject_id"]) == [f"s{u:03d}" for u in range(24)]
+    assert summary.failed == {}
+    assert {f.subjects for f in summary.figures["ridge"] if f.metric == "R@1"} == {24}
+
+
+def test_a_sweep_run_again_fits_nothing_and_says_the_same(swept, monkeypatch):
+    settings, summary = swept
+    monkeypatch.setattr(sweeps, "_fit", None)  # would end the sweep
+    assert sweeps.sweep(settings) == summary
+
+
+def test_a_lost_trial_alone_is_fitted_again(swept):
+    settings, summary = swept
+    folder = Workspace(settings.workspace)
+    before = rows_of(settings, summary.sweep_id)
+    names = folder.names("sweeps", summary.sweep_id, "trials")
+    kept = {name: folder.read_bytes("sweeps", summary.sweep_id, "trials", name) for name in names[1:]}
+    folder.delete("sweeps", summary.sweep_id, "trials", names[0])
+    sweeps.sweep(settings)
+    assert rows_of(settings, summary.sweep_id) == before
+    for name, data in kept.items():
+        assert folder.read_bytes("sweeps", summary.sweep_id, "trials", name) == data
+
+
+def test_a_failed_trial_is_named_and_marks_its_variant(swept):
+    settings, summary = swept
+    workspace = Workspace(settings.workspace)
+    rows = workspace.read_table("sweeps", summary.sweep_id, "trials.parquet").to_pylist()
+    bad = next(row for row in rows if row["variant"] == "ridge")
+    bad |= {"error": "train: the loss is nan", "subject_id": None}
+    told = sweeps.summarise(workspace, settings, summary.sweep_id, rows)
+    assert told.failed == {bad["trial_id"]: "train: the loss is nan"}
+    assert told.incomplete == ["ridge"]
+    assert told.finished == 7
+
+
+def test_a_diverging_fit_is_a_row_with_its_reason(swept):
+    settings, _ = swept
+    wild = settings.model_copy(
+        update={
+            "model": config.Model(name="gcn", hidden=8, embedding=8),
+            "train": settings.train.model_copy(update={"learning_rate": 1e30}),
+        }
+    )
+    workspace = Workspace(settings.workspace)
+    fold = sweeps.splits.load_split(workspace, "default")[0]
+    segments = sweeps.trainer.segments_of(workspace, settings, fold)
+    row = trial.run(wild, segments, fold, 2, trial_id="t", variant="gcn")
+    assert "lower train.learning_rate" in row["error"]
+    assert row["subject_id"] is None
+
+
+def test_the_learning_rate_is_picked_by_validation_and_never_by_test():
+    def row(rate, mrr):
+        return {"fold": 0, "seed": 0, "learning_rate": rate, "validation_mrr": mrr, "subject_id": ["test"]}
+
+    assert [r["learning_rate"] for r in sweeps._picked([row(1, 0.2), row(2, 0.6)], "validation_mrr")] == [2]
+
+
+def test_other_vectors_of_the_test_subjects_change_the_figures(swept):
+    settings, summary = swept
+    workspace = Workspace(settings.workspace)
+    rows = workspace.read_table("sweeps", summary.sweep_id, "trials.parquet").to_pylist()
+    for row in rows:
+        row["eeg"] = unit([vector[::-1] for vector in row["eeg"]]).tolist()
+    other = sweeps.summarise(workspace, settings, summary.sweep_id, rows)
+    assert [f.value for f in other.figures["ridge"]] != [f.value for f in summary.figures["ridge"]]
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        ({"variants": {"odd": {"model.gaet": False}}}, "did you mean 'gate'"),
+        ({"variants": {"ridge": {}}}, "is a system's name"),
+        ({"folds": [7]}, "folds 0 to 1"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_refused_before_any_fit(swept, over, message):
+    with pytest.raises(ConfigError, match=message):
+        sweeps.sweep(settings_in(swept[0].workspace, **over))
+
+
+def test_a_killed_sweep_goes_on_to_the_same_trials(tmp_path, prepared, swept):
+    """SIGKILL the driver in the middle; the same command finishes, and the rows equal an undisturbed sweep's."""
+    settings = settings_in(tmp_path / "ws")
+    prepared(settings.workspace, settings, subjects=24, segments=3)
+    (tmp_path / "c.yaml").write_text(config.to_yaml(settings))
+    code = "import sys; from mmray.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "sweep", "--config", str(tmp_path / "c.yaml")]
+    driver = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    folder = Workspace(settings.workspace)
+    give_up = time.monotonic() + 120
+    while driver.poll() is None and time.monotonic() < give_up:
+        if any(folder.names("sweeps", name, "trials") for name in folder.names("sweeps")):
+            break
+        time.sleep(0.05)
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.wait()
+    summary = sweeps.sweep(settings)
+    assert rows_of(settings, summary.sweep_id) == rows_of(swept[0], swept[1].sweep_id)
