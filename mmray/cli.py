@@ -154,6 +154,24 @@ def index(
 
 
 @app.command()
+def explain(
+    recording: Annotated[str, typer.Option("--recording", help="Id of a prepared recording.")],
+    run: Annotated[str | None, typer.Option("--run", help="Run id; the newest finished run by default.")] = None,
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    workspace: WorkspaceRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a run used of one recording: electrodes or frames, attention and gate."""
+    config = _resolve(config_file, overrides, workspace)
+    from mmray.index.build import newest_run
+    from mmray.storage import Workspace
+    from mmray.training import explain as explanation
+
+    _show(explanation.explain(config, recording, run or newest_run(Workspace(config.workspace))), as_json)
+
+
+@app.command()
 def search(
     query: Annotated[str, typer.Argument(help="An EEG or audio file, or the id of a stored recording.")],
     target: Annotated[Literal["eeg", "audio"], typer.Option(help="What to look for.")] = "audio",

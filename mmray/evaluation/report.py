@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shlex
 from collections.abc import Iterable, Iterator
 from html import escape
@@ -73,11 +74,31 @@ def write_report(workspace: Workspace, run_id: str) -> str:
             "two axes show only the shares of variance named: the table above is the evidence.",
         )
         or "<p>Left out: fewer than two test subjects have both modalities.</p>",
+        explained=_explained(workspace, run_id),
         command=escape(_command(workspace, run_id)),
         settings=_settings_table(settings),
     )
     workspace.write_text(text, *run, "report.html")
     return workspace.path(*run, "report.html")
+
+
+def _explained(workspace: Workspace, run_id: str) -> str:
+    """The pictures that `mmray explain` left, by recording; nothing before it was called."""
+    run = ("runs", run_id, "explain")
+    names = workspace.names(*run) if workspace.exists(*run) else []
+    blocks = []
+    for name in names:
+        pictures = [file for file in workspace.names(*run, name) if file.endswith(".png")]
+        images = "".join(
+            f'<img alt="{escape(file.removesuffix(".png"))} of {escape(name)}" style="max-width:100%" '
+            f'src="data:image/png;base64,{base64.b64encode(workspace.read_bytes(*run, name, file)).decode()}">'
+            for file in pictures
+        )
+        blocks.append(f"<h3>{escape(name)}</h3><div>{images}</div>")
+    if not blocks:
+        return ""
+    note = "Weights and gradients tell what the network used, not why a person is ill."
+    return f'<h2>Explained recordings</h2><p class="soft">{note}</p>{"".join(blocks)}'
 
 
 def _settings(workspace: Workspace, run_id: str) -> dict[str, Any]:

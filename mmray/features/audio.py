@@ -48,6 +48,13 @@ def width(config: Audio) -> int:
     return config.mels + 2 * config.mfcc + 3
 
 
+def names(config: Audio) -> tuple[str, ...]:
+    """What each feature of a node is, in order."""
+    mels = (f"log_mel_{number:02d}" for number in range(config.mels))
+    mfcc = (f"mfcc_{number:02d}_{kind}" for kind in ("mean", "sd") for number in range(config.mfcc))
+    return (*mels, *mfcc, "log_f0", "harmonicity", "log_energy")
+
+
 def mono(data_CT: Array) -> Array:
     """Mean of the channels; not-a-number counts as silence."""
     mean_T: Array = np.nan_to_num(data_CT, posinf=0, neginf=0).mean(0, dtype=np.float32)

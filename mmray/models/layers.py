@@ -68,10 +68,15 @@ class TopKPool(nn.Module):
         """How many of `nodes` stay."""
         return math.ceil(self.ratio * nodes)
 
-    def forward(self, x_BND: Tensor, weight_BNN: Tensor, normalised_BNN: Tensor) -> tuple[Tensor, Tensor]:
-        """The highest-scoring nodes and the graph between them."""
+    def chosen(self, x_BND: Tensor, normalised_BNN: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores and positions of the nodes that stay, B x K each, highest first."""
         score_BN = self.score(x_BND, normalised_BNN).squeeze(-1)
         top_BK, index_BK = score_BN.topk(self.kept(x_BND.shape[1]), dim=1)
+        return top_BK, index_BK
+
+    def forward(self, x_BND: Tensor, weight_BNN: Tensor, normalised_BNN: Tensor) -> tuple[Tensor, Tensor]:
+        """The highest-scoring nodes and the graph between them."""
+        top_BK, index_BK = self.chosen(x_BND, normalised_BNN)
         row_BKD = index_BK[..., None].expand(-1, -1, x_BND.shape[-1])
         x_BKD = x_BND.gather(1, row_BKD) * torch.tanh(top_BK)[..., None]
         row_BKN = index_BK[..., None].expand(-1, -1, weight_BNN.shape[-1])
