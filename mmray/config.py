@@ -160,14 +160,14 @@ class Train(Section):
     fold: int = Field(0, ge=0, description="outer fold to test on")
     epochs: int = Field(60, ge=1, description="at most")
     batch_size: int = Field(32, ge=2, description="distinct subjects a global batch")
-    passes: int = Field(2, ge=1, description="times an epoch sees each subject, paired anew each time")
+    passes: int = Field(4, ge=1, description="times an epoch sees each subject, paired anew each time")
     segments: int = Field(4, ge=1, description="segments of each modality that a training sample is the mean of")
-    learning_rate: Positive = Field(2e-3, description="of AdamW, at the start of its cosine")
+    learning_rate: Positive = Field(1e-3, description="of AdamW, at the start of its cosine")
     weight_decay: float = Field(1e-2, ge=0, description="of AdamW, on matrices alone")
     retrieval_weight: float = Field(1.0, ge=0, description="w_r, of eq. 6")
     classification_weight: float = Field(0.5, ge=0, description="w_c, of the cross-entropy")
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.96, description="decay of the averaged weights that are validated and kept; 0: the last weights themselves"
+        0.98, description="decay of the averaged weights that are validated and kept; 0: the last weights themselves"
     )
     reference_every: int = Field(1, ge=1, description="epochs between refreshes of the population graph's reference")
     reference_segments: int = Field(4, ge=1, description="segments that a reference sample is the mean of, at most")

@@ -23,7 +23,7 @@ from mmray.storage import Workspace
 from mmray.training import trainer
 
 # small enough for two cores, large enough that the figures mean something
-_SETTINGS = ("synth.subjects=24", "synth.eeg_seconds=60", "synth.clips=6", "split.folds=3", "train.num_workers=2")
+_SETTINGS = ("synth.subjects=60", "synth.eeg_seconds=32", "synth.clips=4", "split.folds=3", "train.num_workers=2")
 
 
 class _Told(Protocol):
