@@ -1,4 +1,4 @@
-"""Fit and compare systems: ray job submit --working-dir . -- python jobs/sweep.py --config jobs/configs/sweep_lr.yaml."""
+"""Compare systems: ray job submit --working-dir . -- python jobs/sweep.py --config jobs/configs/sweep_lr.yaml."""
 
 import sys
 
