@@ -8,10 +8,13 @@ import subprocess
 import sys
 import time
 
+import numpy as np
+import pyarrow.compute as pc
 import pytest
 
 from mmray import config
 from mmray.errors import ConfigError
+from mmray.evaluation.evaluate import paired_vectors
 from mmray.evaluation.retrieval import unit
 from mmray.storage import Workspace
 from mmray.training import sweep as sweeps
@@ -102,6 +105,28 @@ def test_a_diverging_fit_is_a_row_with_its_reason(swept):
     row = trial.run(wild, segments, fold, 2, trial_id="t", variant="gcn")
     assert "lower train.learning_rate" in row["error"]
     assert row["subject_id"] is None
+
+
+def test_a_trial_is_the_run_that_train_makes_of_the_same_settings(swept):
+    """Weights of the best epoch included: the fit goes on for epochs after it."""
+    settings = settings_in(swept[0].workspace).model_copy(
+        update={
+            "model": config.Model(name="gcn", hidden=8, embedding=8),
+            "train": config.Train(epochs=8, passes=2, learning_rate=0.05, ema=0.0, patience=8),
+        }
+    )
+    workspace = Workspace(settings.workspace)
+    fold = sweeps.splits.load_split(workspace, "default")[0]
+    row = trial.run(
+        settings, sweeps.trainer.segments_of(workspace, settings, fold), fold, 2, trial_id="t", variant="gcn"
+    )
+    assert row["best_epoch"] < len(row["history"]) - 1
+    run_id = sweeps.trainer.train(settings).run_id
+    written = workspace.read_table("runs", run_id, "embeddings.parquet")
+    paired = paired_vectors(written.filter(pc.equal(written["role"], "test")))
+    assert row["subject_id"] == paired.subject_ids
+    for modality, vector_UE in paired.vector_UD.items():
+        np.testing.assert_allclose(row[modality], vector_UE, atol=1e-6)
 
 
 def test_the_learning_rate_is_picked_by_validation_and_never_by_test():
