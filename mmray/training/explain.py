@@ -32,6 +32,7 @@ from mmray.features.table import load as load_segments
 from mmray.models.crossmodal_gcn import GraphEncoder
 from mmray.models.system import Encoder, System
 from mmray.recordings import catalogue
+from mmray.schema import MODALITIES
 from mmray.storage import Workspace
 from mmray.training import batches
 from mmray.training.checkpoint import LoadedRun, load_run
@@ -118,7 +119,11 @@ def explain(settings: Config, recording_id: str, run_id: str) -> Explanation:
     workspace = Workspace(settings.workspace)
     run = load_run(workspace, run_id)
     recording = _recording(workspace, run, recording_id)
-    both = {m: load_segments(workspace, run.features_digest, m, {recording.subject_id}) for m in _held(workspace, run)}  # type: ignore[arg-type]
+    both = {
+        m: load_segments(workspace, run.features_digest, m, {recording.subject_id})
+        for m in MODALITIES
+        if m in _modalities_of(workspace, run, recording.subject_id)
+    }
     own = both[recording.modality].take(both[recording.modality].recording_id_S == recording_id)
     rows = np.linspace(0, len(own) - 1, min(MAX_SEGMENTS, len(own))).round().astype(int)
     partners = {
@@ -291,9 +296,11 @@ def _codes(model: System, part: Segments) -> Tensor:
     return model.reference.codes(part.subject_id_S.tolist())
 
 
-def _held(workspace: Workspace, run: LoadedRun) -> list[str]:
-    parts = workspace.read_table("features", run.features_digest, "parts.parquet")
-    return [m for m in run.shapes if m in set(parts["modality"].to_pylist())]
+def _modalities_of(workspace: Workspace, run: LoadedRun, subject_id: str) -> set[str]:
+    """What a person has prepared recordings of."""
+    parts = workspace.read_table("features", run.features_digest, "parts.parquet").to_pylist()
+    prepared = {part["recording_id"] for part in parts if part["segments"] > 0}
+    return {r.modality for r in catalogue.load(workspace) if r.subject_id == subject_id and r.recording_id in prepared}
 
 
 def _recording(workspace: Workspace, run: LoadedRun, recording_id: str) -> Any:

@@ -118,7 +118,7 @@ def test_planted_electrodes_are_found(generated, by_subject):
     torch.manual_seed(0)
     shapes = {m: part.shape for m, part in changed.items()}
     model = build(config.Model(hidden=16, embedding=16, population=False), shapes, classes=2)
-    train = config.Train(epochs=8, passes=3, retrieval_weight=0.0)
+    train = config.Train(epochs=8, passes=6, learning_rate=3e-3, ema=0.0, retrieval_weight=0.0)
     state = fit(model, by_subject(changed, range(40)), by_subject(changed, range(40, 60)), train, seed=0)
     model.load_state_dict(state.part("best"))
     run = LoadedRun("r", model.eval(), config.Config(), shapes, 2, 0, "d")
@@ -152,5 +152,11 @@ def test_explain_leaves_numbers_pictures_and_a_report(tmp_path, monkeypatch, cap
         assert len(told["nodes"]) == len(told["classification"]["node_N"])
         assert len(told["features"]) == len(told["classification"]["feature_D"])
     assert written == [RUN, RUN]
+    parts = workspace.read_table("features", config.digest(settings.features), "parts.parquet")
+    lone = parts.filter([not name.startswith("s3-audio") for name in parts["recording_id"].to_pylist()])
+    workspace.write_table(lone, "features", config.digest(settings.features), "parts.parquet")
+    told = explain(settings, "s3-eeg-1", RUN)  # a person without a voice
+    assert told.retrieval is None
+    assert set(told.attention) == {"eeg"}
     with pytest.raises(WorkspaceError, match="did you mean 's2-eeg-1'"):
         explain(settings, "s2-eeg-l", RUN)
