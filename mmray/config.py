@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import types
 import typing
 from collections.abc import Iterator
@@ -295,7 +296,7 @@ def from_dict(tree: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        lines = [_explain(tuple(item["loc"]), item["type"], item["msg"]) for item in error.errors()]
+        lines = [_explain(tuple(item["loc"]), item["type"], item["msg"], item["input"]) for item in error.errors()]
         raise ConfigError("\n".join(lines)) from None
 
 
@@ -358,8 +359,11 @@ def _scalar(text: str) -> Any:
         raise ConfigError(f"--set: cannot read the value {text!r}: {error}") from error
 
 
-def _explain(location: tuple[Any, ...], kind: str, message: str) -> str:
+def _explain(location: tuple[Any, ...], kind: str, message: str, given: Any) -> str:
     key = ".".join(str(part) for part in location)
+    if kind == "literal_error":
+        near = difflib.get_close_matches(str(given), re.findall(r"'([^']*)'", message), n=1)
+        return f"config: {key}: {message}, not {given!r}" + (f"; did you mean '{near[0]}'?" if near else "")
     if kind != "extra_forbidden":
         return f"config: {key}: {message}"
     parent = _section_at(location[:-1])
