@@ -23,6 +23,7 @@ SMALL = {
     "split.validation_fraction": 0.4,
     "train.epochs": 3,
     "train.passes": 2,
+    "model.population_neighbours": 2,  # few people train
     "train.num_workers": 0,
 }
 
