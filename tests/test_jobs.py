@@ -103,6 +103,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "split.validation_fraction": 0.4,
         "train.epochs": 2,
         "train.passes": 1,
+        "model.population_neighbours": 2,  # few people train
         "serve.port": free_port(),
     }
     return [argument for key, value in values.items() for argument in ("--set", f"{key}={value}")]
