@@ -164,11 +164,9 @@ def explain(
 ) -> None:
     """Show what a run used of one recording: electrodes or frames, attention and gate."""
     config = _resolve(config_file, overrides, workspace)
-    from mmray.index.build import newest_run
-    from mmray.storage import Workspace
     from mmray.training import explain as explanation
 
-    _show(explanation.explain(config, recording, run or newest_run(Workspace(config.workspace))), as_json)
+    _show(explanation.explain(config, recording, run), as_json)
 
 
 @app.command()

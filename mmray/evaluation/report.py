@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import shlex
 from collections.abc import Iterable, Iterator
 from html import escape
-from importlib import resources
 from string import Template
 from typing import Any
 
@@ -15,7 +13,7 @@ import pyarrow.compute as pc
 import yaml
 
 from mmray.errors import WorkspaceError
-from mmray.evaluation import plots
+from mmray.evaluation import explain_page, plots
 from mmray.evaluation.evaluate import paired_vectors
 from mmray.evaluation.table import interval, number, p_text, share_of_ceiling, verdict
 from mmray.schema import Metric, metrics_of
@@ -59,8 +57,8 @@ def write_report(workspace: Workspace, run_id: str) -> str:
         _figure(figures["loss"], "Loss per epoch."),
         _figure(figures["validation_mrr"], "Mean reciprocal rank on validation subjects, which picks the epoch."),
     ]
-    page = Template(resources.files("mmray.evaluation").joinpath("report.html").read_text(encoding="utf-8"))
-    text = page.substitute(
+    text = Template(explain_page.template("report.html")).substitute(
+        style=explain_page.template("style.css"),
         run_id=escape(run_id),
         subtitle=escape(_subtitle(settings, history, predictions)),
         verdict=escape(_arrows(verdict(metrics))),
@@ -74,31 +72,12 @@ def write_report(workspace: Workspace, run_id: str) -> str:
             "two axes show only the shares of variance named: the table above is the evidence.",
         )
         or "<p>Left out: fewer than two test subjects have both modalities.</p>",
-        explained=_explained(workspace, run_id),
+        explained=explain_page.report_part(workspace, run_id),
         command=escape(_command(workspace, run_id)),
         settings=_settings_table(settings),
     )
     workspace.write_text(text, *run, "report.html")
     return workspace.path(*run, "report.html")
-
-
-def _explained(workspace: Workspace, run_id: str) -> str:
-    """The pictures that `mmray explain` left, by recording; nothing before it was called."""
-    run = ("runs", run_id, "explain")
-    names = workspace.names(*run) if workspace.exists(*run) else []
-    blocks = []
-    for name in names:
-        pictures = [file for file in workspace.names(*run, name) if file.endswith(".png")]
-        images = "".join(
-            f'<img alt="{escape(file.removesuffix(".png"))} of {escape(name)}" style="max-width:100%" '
-            f'src="data:image/png;base64,{base64.b64encode(workspace.read_bytes(*run, name, file)).decode()}">'
-            for file in pictures
-        )
-        blocks.append(f"<h3>{escape(name)}</h3><div>{images}</div>")
-    if not blocks:
-        return ""
-    note = "Weights and gradients tell what the network used, not why a person is ill."
-    return f'<h2>Explained recordings</h2><p class="soft">{note}</p>{"".join(blocks)}'
 
 
 def _settings(workspace: Workspace, run_id: str) -> dict[str, Any]:

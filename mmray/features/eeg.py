@@ -189,7 +189,7 @@ def interpolate(data_NT: Array, bad_N: NDArray[np.bool_], position_N3: NDArray[n
     """
     if not bad_N.any():
         return data_NT
-    direction_N3 = position_N3 - _sphere_centre(position_N3)
+    direction_N3 = position_N3 - sphere_centre(position_N3)
     direction_N3 = direction_N3 / np.linalg.norm(direction_N3, axis=1, keepdims=True)
     good_G3, bad_B3 = direction_N3[~bad_N], direction_N3[bad_N]
     goods = len(good_G3)
@@ -210,8 +210,8 @@ def _spline(cosine: NDArray[np.float64]) -> NDArray[np.float64]:
     return value
 
 
-def _sphere_centre(position_N3: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Centre of the least-squares sphere: |p|^2 = 2 c.p + (r^2 - |c|^2)."""
+def sphere_centre(position_N3: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Centre, 3, of the least-squares sphere through N points: |p|^2 = 2 c.p + (r^2 - |c|^2)."""
     design = np.hstack([2 * position_N3, np.ones((len(position_N3), 1))])
     solution: NDArray[np.float64] = np.linalg.lstsq(design, (position_N3**2).sum(1), rcond=None)[0]
     return solution[:3]

@@ -23,7 +23,7 @@ from mmray.index import store
 from mmray.index.base import METADATA, Manifest
 from mmray.index.embed import recording_vector
 from mmray.storage import Workspace
-from mmray.training.checkpoint import LoadedRun, fingerprint, load_run
+from mmray.training.checkpoint import LoadedRun, fingerprint, load_run, newest_run
 
 _BLOCK = 8  # recordings at least: a worker process takes seconds to start, a recording a fraction of one
 
@@ -95,15 +95,6 @@ def build_index(config: Config, run_id: str | None = None) -> IndexSummary:
         store.point_to(workspace, manifest.version)
     roles = dict(sorted(Counter(metadata["role"].to_pylist()).items()))
     return IndexSummary(manifest.version, run.run_id, config.index.kind, manifest.width, counts, roles, built)
-
-
-def newest_run(workspace: Workspace) -> str:
-    """Id of the run that finished last. Raises WorkspaceError where none has."""
-    finished = [name for name in workspace.names("runs") if workspace.exists("runs", name, "run.json")]
-    if not finished:
-        raise WorkspaceError(f"workspace {workspace.root} holds no finished run; run `mmray train`")
-    infos = workspace.filesystem.get_file_info([workspace.path("runs", name, "run.json") for name in finished])
-    return max(zip(finished, infos, strict=True), key=lambda pair: (pair[1].mtime_ns, pair[0]))[0]
 
 
 def _is_published(workspace: Workspace, version: str) -> bool:

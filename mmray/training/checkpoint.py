@@ -149,6 +149,16 @@ def fingerprint(workspace: Workspace, run_id: str) -> str:
     return digest.hexdigest()
 
 
+def newest_run(workspace: Workspace) -> str:
+    """Id of the run that finished last. Raises WorkspaceError where none has."""
+    finished = [name for name in workspace.names("runs") if workspace.exists("runs", name, "run.json")]
+    if not finished:
+        raise WorkspaceError(f"workspace {workspace.root} holds no finished run; run `mmray train`")
+    infos = workspace.filesystem.get_file_info([workspace.path("runs", name, "run.json") for name in finished])
+    newest: str = max(zip(finished, infos, strict=True), key=lambda pair: (pair[1].mtime_ns, pair[0]))[0]
+    return newest
+
+
 def load_run(workspace: Workspace, run_id: str) -> LoadedRun:
     """Read a finished run.
 

@@ -1,9 +1,7 @@
 """`mmray explain`: what a run looked at in one recording. Attention and gate, pooling, and integrated gradients.
 
-None of these proves a cause. Attention weights and pooling scores tell what the network mixed and kept; integrated
-gradients (Sundararajan et al. 2017, doi 10.48550/arXiv.1703.01365) tell how a score is made up of the features,
-beginning at the training subjects' mean: IG_nd = (x_nd - mean_nd) * mean over a of df/dx_nd at mean + a (x - mean).
-Their sum is f(x) - f(mean), up to the steps taken; what is missing is told as `residual`.
+None of these proves a cause. Attention weights and pooling scores tell what the network mixed and kept, attributions
+how a score is made up; where the network is at chance, they describe chance.
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
 from rich import box
 from rich.console import Group, RenderableType
@@ -22,45 +19,33 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from mmray import progress
 from mmray.config import Config
 from mmray.errors import RecordingError, WorkspaceError
-from mmray.evaluation import explain_plots
+from mmray.evaluation import explain_page, explain_plots
 from mmray.evaluation.report import write_report
 from mmray.features import audio, eeg
 from mmray.features.table import Segments
 from mmray.features.table import load as load_segments
-from mmray.models.crossmodal_gcn import GraphEncoder
 from mmray.models.system import Encoder, System
 from mmray.recordings import catalogue
-from mmray.schema import MODALITIES
+from mmray.schema import MODALITIES, Recording
 from mmray.storage import Workspace
-from mmray.training import batches
-from mmray.training.checkpoint import LoadedRun, load_run
+from mmray.training import batches, structure
+from mmray.training.attribution import STEPS, Importance, Pooling, integrated_gradients, pooled
+from mmray.training.checkpoint import LoadedRun, load_run, newest_run
 
-STEPS = 64
 MAX_SEGMENTS = 16
+TOP = 10
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Importance:
-    """Integrated gradients of one score, averaged over segments.
+class Share:
+    """A weight in [0, 1]: its mean and its standard deviation, over segments, and for the gate over features too."""
 
-    Attributes:
-        score: f(x), of the recording; `baseline`: of the training subjects' mean.
-        residual: f(x) - f(mean) less the sum of all attributions. Steps of the path add to it, and so do jumps that no
-            gradient sees: which nodes a pooling keeps, whom a query asks.
-        node_SN: of each explained segment.
-        node_N: summed over features; positive pushes the score up.
-        feature_D: summed over nodes.
-    """
-
-    score: float
-    baseline: float
-    residual: float
-    node_SN: list[list[float]]
-    node_N: list[float]
-    feature_D: list[float]
+    mean: float
+    sd: float
 
 
 @dataclass(frozen=True)
@@ -68,106 +53,124 @@ class Explanation:
     """What `mmray explain` tells of one recording.
 
     Attributes:
-        attention: modality -> modality -> mean weight on the fused path; None where the system has none.
-        gate: modality -> mean share of the fused features; None likewise.
-        kept: for each pooling, the share of segments in which a node stays; None likewise.
+        role: the part of the recording's subject in the run: train, validation, test, or unseen.
+        attention: modality -> modality -> weight on the fused path; None where the system has none.
+        gate: modality -> share of the fused features, and in `gate_E` of each; None likewise.
+        pooling: one entry a pooling layer; None likewise.
         classification: of the predicted class's score, the partner held fixed.
         retrieval: of the cosine with the own partner; None without one.
     """
 
     recording_id: str
     run_id: str
+    role: str
     modality: str
     segments: int
     nodes: list[str]
     features: list[str]
     probability: list[float]
-    attention: dict[str, dict[str, float]] | None
-    gate: dict[str, float] | None
-    kept: list[list[float]] | None
+    attention: dict[str, dict[str, Share]] | None
+    gate: dict[str, Share] | None
+    gate_E: dict[str, list[float]] | None
+    pooling: list[Pooling] | None
     classification: Importance
     retrieval: Importance | None
     folder: str
 
     def render(self) -> RenderableType:
-        """The ten nodes that moved the scores most."""
-        shown = Table(box=box.SIMPLE, caption="integrated gradients; kept: share of segments in which pooling keeps it")
-        for column in ("node", "class score", "match", "kept"):
+        """The ten nodes that moved the class score most."""
+        shown = Table(
+            box=box.SIMPLE, caption="integrated gradients; kept: share of segments that each pooling keeps it in"
+        )
+        for column in ("node", "class score", "match", "kept", "pooling score"):
             shown.add_column(column)
-        top = np.argsort(-np.abs(self.classification.node_N), kind="stable")[:10]
-        for n in top.tolist():
+        for n in np.argsort(-np.abs(self.classification.node_N), kind="stable")[:TOP].tolist():
             match = "-" if self.retrieval is None else f"{self.retrieval.node_N[n]:+.4f}"
-            kept = "-" if self.kept is None else " ".join(f"{layer[n]:.2f}" for layer in self.kept)
-            shown.add_row(self.nodes[n], f"{self.classification.node_N[n]:+.4f}", match, kept)
-        lines = [f"{self.recording_id}, {self.segments} segments, run {self.run_id}"]
-        lines.append(f"class probabilities {', '.join(f'{p:.2f}' for p in self.probability)}")
+            kept = " ".join(f"{layer.kept_N[n]:.2f}" for layer in self.pooling or []) or "-"
+            score = " ".join(_signed(layer.score_N[n]) for layer in self.pooling or []) or "-"
+            shown.add_row(self.nodes[n], f"{self.classification.node_N[n]:+.4f}", match, kept, score)
+        lines = [
+            f"{self.recording_id}, {self.segments} segments; run {self.run_id}, subject's part in it: {self.role}",
+            f"class probabilities {', '.join(f'{p:.2f}' for p in self.probability)}",
+        ]
         if self.attention:
-            weights = (f"{i}>{j} {w:.2f}" for i, row in self.attention.items() for j, w in row.items())
+            weights = (f"{i}>{j} {_spread(w)}" for i, row in self.attention.items() for j, w in row.items())
             lines.append(f"attention {', '.join(weights)}")
         if self.gate:
-            lines.append(f"gate {', '.join(f'{m} {share:.2f}' for m, share in self.gate.items())}")
+            lines.append(f"gate {', '.join(f'{m} {_spread(share)}' for m, share in self.gate.items())}")
+        lines.append(f"class score {_rise(self.classification)}")
+        if self.retrieval:
+            lines.append(f"match with the own partner {_rise(self.retrieval)}")
         lines.append("Weights tell what the network used, not why a person is ill.")
-        return Group(Text("\n".join(lines)), shown, Text(f"All files: {self.folder}"))
+        return Group(Text("\n".join(lines)), shown, Text(f"page, numbers and pictures: {self.folder}/explain.html"))
 
 
-def explain(settings: Config, recording_id: str, run_id: str) -> Explanation:
+def explain(settings: Config, recording_id: str, run_id: str | None = None) -> Explanation:
     """Explain one prepared recording and draw it into runs/<id>/explain/<recording_id>/ and the run's report.
 
+    Args:
+        run_id: the run; None takes the newest finished one.
+
     Raises:
-        WorkspaceError: no such run or recording, or the recording was quarantined.
+        WorkspaceError: no such run or recording, or the run knows nothing of the recording's modality.
+        RecordingError: the recording was quarantined.
     """
     workspace = Workspace(settings.workspace)
-    run = load_run(workspace, run_id)
+    run = load_run(workspace, run_id or newest_run(workspace))
     recording = _recording(workspace, run, recording_id)
-    both = {
-        m: load_segments(workspace, run.features_digest, m, {recording.subject_id})
-        for m in MODALITIES
-        if m in _modalities_of(workspace, run, recording.subject_id)
-    }
-    own = both[recording.modality].take(both[recording.modality].recording_id_S == recording_id)
+    segments = _of_subject(workspace, run, recording.subject_id)
+    own = segments.pop(recording.modality)
+    own = own.take(own.recording_id_S == recording_id)
     rows = np.linspace(0, len(own) - 1, min(MAX_SEGMENTS, len(own))).round().astype(int)
-    partners = {
-        m: part.take(np.isin(part.pair_id_S, own.pair_id_S)) for m, part in both.items() if m != recording.modality
-    }
-    found = explained(run, own.take(np.unique(rows)), {m: p for m, p in partners.items() if len(p)})
-    folder = ("runs", run_id, "explain", recording_id)
+    partners = {m: part.take(np.isin(part.pair_id_S, own.pair_id_S)) for m, part in segments.items()}
+    own, partners = own.take(rows), {m: part for m, part in partners.items() if len(part)}
+    with progress.bar("explain", STEPS * (1 + bool(partners))) as advance:
+        found = explained(run, own, partners, lambda: advance())
+    folder = ("runs", run.run_id, "explain", recording_id)
     nodes, names = _names(run.config, recording.modality)
     explanation = Explanation(
         recording_id=recording_id,
-        run_id=run_id,
+        run_id=run.run_id,
+        role=_role(workspace, run.run_id, recording.subject_id),
         modality=recording.modality,
         nodes=nodes,
         features=names,
         folder=workspace.path(*folder),
         **found,
     )
-    for name, png in explain_plots.draw(
-        asdict(explanation), run.config, recording, own.start_s_S[np.unique(rows)]
-    ).items():
+    told = asdict(explanation)
+    encoder = _encoder(run.model, recording.modality)
+    x_SND = encoder.standardised(torch.tensor(own.x_SND)).numpy()
+    pictures = explain_plots.draw(told, run.config, recording, own.start_s_S, x_SND)
+    for old in (name for name in workspace.names(*folder) if name.endswith(".png")):
+        workspace.delete(*folder, old)  # of another version of the run
+    for name, png in pictures.items():
         workspace.write_bytes(png, *folder, f"{name}.png")
-    workspace.write_json(asdict(explanation), *folder, "explanation.json")
-    write_report(workspace, run_id)
+    workspace.write_json(told, *folder, "explanation.json")
+    workspace.write_text(explain_page.page(told, pictures), *folder, "explain.html")
+    write_report(workspace, run.run_id)
     return explanation
 
 
-def explained(run: LoadedRun, own: Segments, partners: dict[str, Segments]) -> dict[str, Any]:
+def explained(
+    run: LoadedRun, own: Segments, partners: dict[str, Segments], advance: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """The numbers of an explanation, by field name.
 
     Args:
         own: the recording's segments.
         partners: the person's segments of other modalities; absent where there are none.
+        advance: called after each step of a path.
     """
-    model = run.model.requires_grad_(False)
-    graphs = batches.graphs(own, CPU)
-    row_S = torch.arange(len(own))
-    x_SND, weight_SNN = graphs.take(row_S)
-    encoded = {m: _mean(model, m, part) for m, part in partners.items()}
-    for m, (nodes, width) in run.shapes.items():
-        if m != own.modality and m not in encoded:  # an absent slot has its width
-            encoded[m] = torch.zeros_like(
-                model.encode(m, torch.zeros(1, nodes, width), torch.zeros(1, nodes, nodes))[0]
-            )
-    modality = own.modality
+    model, modality = run.model.requires_grad_(False), own.modality
+    x_SND, weight_SNN = batches.graphs(own, CPU).take(torch.arange(len(own)))
+    structure.remember(model, modality, weight_SNN)
+    encoded = {m: _encode(model, m, part).mean(0) for m, part in partners.items()}
+    for m in model.modalities:
+        if m != modality and m not in encoded:  # an absent slot has its width
+            nodes, width = run.shapes[m]
+            nobody_1E = model.encode(m, torch.zeros(1, nodes, width), torch.zeros(1, nodes, nodes))
+            encoded[m] = torch.zeros_like(nobody_1E[0])
     present_M = torch.tensor([m == modality or m in partners for m in model.modalities])
 
     def fused(x_SND: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -178,107 +181,48 @@ def explained(run: LoadedRun, own: Segments, partners: dict[str, Segments]) -> d
     fused_SE, alpha_SMM, gate_SME = fused(x_SND)
     probability_C = model.classify(fused_SE).softmax(-1).mean(0)
     predicted = int(probability_C.argmax())
-    encoder = model.encoders[modality]
-    assert isinstance(encoder, Encoder)
-    found: dict[str, Any] = {
+    baseline_ND = _encoder(model, modality).mean_ND
+
+    def path(score: Callable[[Tensor], Tensor]) -> Importance:
+        return integrated_gradients(score, x_SND, baseline_ND, advance=advance)
+
+    here = {m: i for i, m in enumerate(model.modalities) if present_M[i]}
+    attention = gate = gate_E = retrieval = None
+    if alpha_SMM is not None:
+        attention = {a: {b: _share(alpha_SMM[:, i, j]) for b, j in here.items()} for a, i in here.items()}
+    if gate_SME is not None:
+        gate = {m: _share(gate_SME[:, i]) for m, i in here.items()}
+        gate_E = {m: gate_SME[:, i].mean(0).tolist() for m, i in here.items()}
+    if partners:
+        code_S = _codes(model, own)
+        partner_E = torch.stack([_lone(model, m, part).mean(0) for m, part in partners.items()]).mean(0)
+        target_E = torch.nn.functional.normalize(partner_E, dim=-1)
+        retrieval = path(lambda x: model.embed(modality, x, weight_SNN, code_S) @ target_E)
+    return {
         "segments": len(own),
         "probability": probability_C.tolist(),
-        "attention": None,
-        "gate": None,
-        "kept": kept(model, modality, x_SND, weight_SNN),
-        "classification": integrated_gradients(
-            lambda x: model.classify(fused(x)[0])[:, predicted], x_SND, encoder.mean_ND
-        ),
-        "retrieval": None,
+        "attention": attention,
+        "gate": gate,
+        "gate_E": gate_E,
+        "pooling": pooled(model, modality, x_SND, weight_SNN),
+        "classification": path(lambda x: model.classify(fused(x)[0])[:, predicted]),
+        "retrieval": retrieval,
     }
-    here = [m for m, there in zip(model.modalities, present_M.tolist(), strict=True) if there]
-    if alpha_SMM is not None:
-        mean_MM = alpha_SMM.mean(0)
-        at = {m: i for i, m in enumerate(model.modalities)}
-        found["attention"] = {i: {j: float(mean_MM[at[i], at[j]]) for j in here} for i in here}
-    if gate_SME is not None:
-        share_M = gate_SME.mean((0, 2))
-        found["gate"] = {m: float(share_M[i]) for i, m in enumerate(model.modalities) if m in here}
-    if partners:
-        codes_S = _codes(model, own)
-        target_E = torch.nn.functional.normalize(
-            torch.stack([_lone(model, m, part).mean(0) for m, part in partners.items()]).mean(0), dim=-1
-        )
-        found["retrieval"] = integrated_gradients(
-            lambda x: model.embed(modality, x, weight_SNN, codes_S) @ target_E, x_SND, encoder.mean_ND
-        )
-    return found
 
 
-def integrated_gradients(
-    score: Callable[[Tensor], Tensor], x_SND: Tensor, baseline_ND: Tensor, steps: int = STEPS
-) -> Importance:
-    """Attributions of a score to node features, by the midpoint rule, averaged over segments.
-
-    Args:
-        score: S x N x D features -> S scores, each of its own segment alone.
-        x_SND: the segments.
-        baseline_ND: where the path begins.
-        steps: of the path.
-    """
-    way_SND = x_SND - baseline_ND
-    total_SND = torch.zeros_like(x_SND)
-    for step in range(steps):
-        at_SND = (baseline_ND + (step + 0.5) / steps * way_SND).requires_grad_()
-        score_S = score(at_SND)
-        if not score_S.requires_grad:
-            continue  # a constant score has no gradient
-        total_SND += torch.autograd.grad(score_S.sum(), at_SND)[0]
-    attribution_SND = way_SND * total_SND / steps
-    attribution_ND = attribution_SND.mean(0)
-    with torch.no_grad():
-        end, start = float(score(x_SND).mean()), float(score(baseline_ND.expand_as(x_SND)).mean())
-    return Importance(
-        score=end,
-        baseline=start,
-        residual=end - start - float(attribution_ND.sum()),
-        node_SN=attribution_SND.sum(2).tolist(),
-        node_N=attribution_ND.sum(1).tolist(),
-        feature_D=attribution_ND.sum(0).tolist(),
-    )
+def _share(weight: Tensor) -> Share:
+    return Share(float(weight.mean()), float(weight.std(correction=0)))
 
 
-def kept(model: System, modality: str, x_SND: Tensor, weight_SNN: Tensor) -> list[list[float]] | None:
-    """For each pooling layer, the share of segments in which every node of the input stays; None without pooling."""
+def _encoder(model: System, modality: str) -> Encoder:
     encoder = model.encoders[modality]
-    if not isinstance(encoder, GraphEncoder) or not len(encoder.pools):
-        return None
-    index_of_layer: list[Tensor] = []
-    hooks = [
-        pool.register_forward_pre_hook(lambda pool, given: index_of_layer.append(pool.chosen(given[0], given[2])[1]))
-        for pool in encoder.pools
-    ]
-    try:
-        model.encode(modality, x_SND, weight_SNN)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return survival(index_of_layer, x_SND.shape[1])
+    assert isinstance(encoder, Encoder)
+    return encoder
 
 
-def survival(index_of_layer: list[Tensor], nodes: int) -> list[list[float]]:
-    """Share of segments in which each of `nodes` survives, layer by layer.
-
-    Args:
-        index_of_layer: for each pooling S x K, positions kept among those of the layer before.
-    """
-    original_SK = torch.arange(nodes).expand(len(index_of_layer[0]), -1)
-    shares = []
-    for index_SK in index_of_layer:
-        original_SK = original_SK.gather(1, index_SK)
-        count_N = torch.bincount(original_SK.flatten(), minlength=nodes)
-        shares.append((count_N / len(original_SK)).tolist())
-    return shares
-
-
-def _mean(model: System, modality: str, part: Segments) -> Tensor:
+def _encode(model: System, modality: str, part: Segments) -> Tensor:
     graphs = batches.graphs(part, CPU)
-    return torch.cat([model.encode(modality, *graphs.take(row)) for row in _rows(part)]).mean(0)
+    return torch.cat([model.encode(modality, *graphs.take(row)) for row in _rows(part)])
 
 
 def _lone(model: System, modality: str, part: Segments) -> Tensor:
@@ -296,29 +240,48 @@ def _codes(model: System, part: Segments) -> Tensor:
     return model.reference.codes(part.subject_id_S.tolist())
 
 
-def _modalities_of(workspace: Workspace, run: LoadedRun, subject_id: str) -> set[str]:
-    """What a person has prepared recordings of."""
+def _of_subject(workspace: Workspace, run: LoadedRun, subject_id: str) -> dict[str, Segments]:
+    """A person's prepared segments, of each modality that the run knows and they have."""
+    prepared = _prepared(workspace, run)
+    held = {r.modality for r in catalogue.load(workspace) if r.subject_id == subject_id and r.recording_id in prepared}
+    return {
+        m: load_segments(workspace, run.features_digest, m, {subject_id})
+        for m in MODALITIES
+        if m in held and m in run.shapes
+    }
+
+
+def _prepared(workspace: Workspace, run: LoadedRun) -> set[str]:
+    """Ids of the recordings that have segments."""
     parts = workspace.read_table("features", run.features_digest, "parts.parquet").to_pylist()
-    prepared = {part["recording_id"] for part in parts if part["segments"] > 0}
-    return {r.modality for r in catalogue.load(workspace) if r.subject_id == subject_id and r.recording_id in prepared}
+    return {str(part["recording_id"]) for part in parts if part["segments"]}
 
 
-def _recording(workspace: Workspace, run: LoadedRun, recording_id: str) -> Any:
+def _recording(workspace: Workspace, run: LoadedRun, recording_id: str) -> Recording:
+    """The recording's row, where the run can say something about it."""
+    found = next((r for r in catalogue.load(workspace) if r.recording_id == recording_id), None)
+    prepared = _prepared(workspace, run)
+    if found is not None and found.modality not in run.shapes:
+        raise WorkspaceError(
+            f"recording {recording_id} is {found.modality}, and run {run.run_id} knows only {', '.join(run.shapes)}; "
+            "choose another --run"
+        )
+    if found is not None and recording_id in prepared:
+        return found
     folder = ("features", run.features_digest)
-    for row in (
-        workspace.read_table(*folder, "quarantine.parquet").to_pylist()
-        if workspace.exists(*folder, "quarantine.parquet")
-        else []
-    ):
-        if row["recording_id"] == recording_id:
-            raise RecordingError(f"{recording_id} was quarantined: {row['reason']}")
-    parts = workspace.read_table(*folder, "parts.parquet")
-    prepared = parts.filter(pc.greater(parts["segments"], 0))["recording_id"].to_pylist()
-    if recording_id not in prepared:
-        near = difflib.get_close_matches(recording_id, prepared, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else "see recordings.parquet for the ids"
-        raise WorkspaceError(f"recording {recording_id[:80]!r} is not among those that run {run.run_id} knows; {hint}")
-    return next(r for r in catalogue.load(workspace) if r.recording_id == recording_id)
+    if workspace.exists(*folder, "quarantine.parquet"):
+        for row in workspace.read_table(*folder, "quarantine.parquet").to_pylist():
+            if row["recording_id"] == recording_id:
+                raise RecordingError(f"recording {recording_id} was quarantined: {row['reason']}")
+    near = difflib.get_close_matches(recording_id, sorted(prepared), n=1)
+    hint = f"did you mean '{near[0]}'?" if near else "see recordings.parquet for the ids, and run `mmray prepare`"
+    raise WorkspaceError(f"recording {recording_id[:80]!r} is not among those that run {run.run_id} knows; {hint}")
+
+
+def _role(workspace: Workspace, run_id: str, subject_id: str) -> str:
+    played = workspace.read_table("runs", run_id, "embeddings.parquet", columns=["subject_id", "role"])
+    roles = zip(played["subject_id"].to_pylist(), played["role"].to_pylist(), strict=True)
+    return next((str(role) for subject, role in roles if subject == subject_id), "unseen")
 
 
 def _names(settings: Config, modality: str) -> tuple[list[str], list[str]]:
@@ -329,3 +292,18 @@ def _names(settings: Config, modality: str) -> tuple[list[str], list[str]]:
     step_s = chosen.segment_s / chosen.nodes
     nodes = [f"{(n + 0.5) * step_s:.2f} s" for n in range(chosen.nodes)]
     return nodes, list(audio.names(chosen))
+
+
+def _spread(share: Share) -> str:
+    return f"{share.mean:.2f} (SD {share.sd:.2f})"
+
+
+def _rise(importance: Importance) -> str:
+    return (
+        f"{importance.score:+.3f}, at the training mean {importance.baseline:+.3f}; "
+        f"of the difference {importance.residual:+.3f} is not attributed"
+    )
+
+
+def _signed(score: float | None) -> str:
+    return "-" if score is None else f"{score:+.2f}"

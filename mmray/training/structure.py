@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
+from torch import Tensor
 
 from mmray import cluster, config, progress
 from mmray.config import Config
@@ -58,6 +59,12 @@ def recall(settings: Config, model: System) -> None:
         workspace = Workspace(settings.workspace)
         for modality in model.modalities:
             model.memo(modality).entries |= _read(workspace, settings, modality).entries
+
+
+def remember(model: System, modality: str, weight_SNN: Tensor) -> None:
+    """Let a strucgcn that is about to see these graphs many times work each out once; nothing for another system."""
+    if isinstance(model, StrucGCN):
+        model.memo(modality).dense((weight_SNN > 0).numpy(), keep=True)
 
 
 def _place(settings: Config, modality: str) -> tuple[str, ...]:

@@ -11,11 +11,11 @@ import pytest
 from mmray.config import Config, from_dict
 from mmray.errors import WorkspaceError
 from mmray.features import table
-from mmray.index import build, store
+from mmray.index import store
 from mmray.index.build import IndexSummary, build_index
 from mmray.storage import Workspace
 from mmray.training import batches, inference
-from mmray.training.checkpoint import load_run
+from mmray.training.checkpoint import load_run, newest_run
 from tests.small_run import RUN, SUBJECTS, built_once, make_run
 
 
@@ -88,7 +88,7 @@ def test_the_newest_finished_run_is_taken_and_an_unfinished_one_is_not(
     make_run(config, "run-b", seed=1)
     make_run(config, "run-c", seed=2)
     Path(workspace.path("runs", "run-c", "run.json")).unlink()
-    assert build.newest_run(workspace) == "run-b"
+    assert newest_run(workspace) == "run-b"
 
 
 def test_a_workspace_without_a_finished_run_says_to_train(tmp_path: Path) -> None:
