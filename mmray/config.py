@@ -172,6 +172,11 @@ class Train(Section):
     )
     reference_every: int = Field(1, ge=1, description="epochs between refreshes of the population graph's reference")
     reference_segments: int = Field(4, ge=1, description="segments that a reference sample is the mean of, at most")
+    validation_segments: int = Field(
+        16,
+        ge=1,
+        description="segments that a validation pair_id is the mean of while training, at most",
+    )
     patience: int = Field(15, ge=1, description="epochs without a better validation MRR before it stops")
     num_workers: int = Field(0, ge=0, json_schema_extra=HARDWARE, description="0: in this process; N: DDP")
     max_failures: int = Field(3, ge=0, json_schema_extra=HARDWARE, description="worker deaths it recovers from")

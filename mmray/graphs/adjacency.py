@@ -36,11 +36,12 @@ def normalise_adjacency(weight_BNN: Tensor) -> Tensor:
     Raises:
         ValueError: a weight is negative; its square-root degree would be NaN.
     """
-    if (weight_BNN < 0).any():
+    if weight_BNN.numel() and weight_BNN.amin() < 0:
         raise ValueError("edge weights must be >= 0; take |r| or max(r, 0) of a correlation")
-    looped_BNN = weight_BNN + torch.eye(weight_BNN.shape[-1], dtype=weight_BNN.dtype, device=weight_BNN.device)
-    scale_BN = looped_BNN.sum(-1).rsqrt()
-    return scale_BN[..., :, None] * looped_BNN * scale_BN[..., None, :]
+    scale_BN = (weight_BNN.sum(-1) + 1).rsqrt()
+    normalised_BNN = scale_BN[..., :, None] * weight_BNN * scale_BN[..., None, :]
+    normalised_BNN.diagonal(dim1=-2, dim2=-1).add_(scale_BN.square())  # A + I would be one more pass over N x N
+    return normalised_BNN
 
 
 def normalise_by_count(matrix_BNN: Tensor) -> Tensor:

@@ -77,11 +77,11 @@ class TopKPool(nn.Module):
     def forward(self, x_BND: Tensor, weight_BNN: Tensor, normalised_BNN: Tensor) -> tuple[Tensor, Tensor]:
         """The highest-scoring nodes and the graph between them."""
         top_BK, index_BK = self.chosen(x_BND, normalised_BNN)
-        row_BKD = index_BK[..., None].expand(-1, -1, x_BND.shape[-1])
-        x_BKD = x_BND.gather(1, row_BKD) * torch.tanh(top_BK)[..., None]
-        row_BKN = index_BK[..., None].expand(-1, -1, weight_BNN.shape[-1])
-        column_BKK = index_BK[:, None, :].expand(-1, index_BK.shape[1], -1)
-        return x_BKD, weight_BNN.gather(1, row_BKN).gather(2, column_BKK)
+        # whole rows of the flattened batch: several times faster than gathering element by element
+        row_BK = index_BK + x_BND.shape[1] * torch.arange(len(x_BND), device=x_BND.device)[:, None]
+        x_BKD = x_BND.flatten(0, 1)[row_BK] * torch.tanh(top_BK)[..., None]
+        weight_BKN = weight_BNN.flatten(0, 1)[row_BK]
+        return x_BKD, weight_BKN.gather(2, index_BK[:, None, :].expand(-1, index_BK.shape[1], -1))
 
 
 def readout(x_BND: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,18 +14,28 @@ from mmray.graphs.adjacency import dense_adjacency
 from mmray.models.system import Batch
 from mmray.training.sampling import Draw
 
+DENSE_BYTES = 2**29  # of edge weights made dense once; more are made batch by batch
+_CHUNK = 256
+
 
 @dataclass(frozen=True)
 class Graphs:
-    """One modality's S segment graphs on one device, and whose they are."""
+    """One modality's S segment graphs on one device, and whose they are.
+
+    Attributes:
+        weight_SNN: dense edge weights of all, where they were made beforehand.
+    """
 
     x_SND: Tensor
     neighbour_SNK: Tensor
     weight_SNK: Tensor
     subject_id_S: NDArray[np.str_]
+    weight_SNN: Tensor | None = None
 
     def take(self, row_B: Tensor) -> tuple[Tensor, Tensor]:
         """Node features and dense edge weights of some rows: x_BND, weight_BNN."""
+        if self.weight_SNN is not None:
+            return self.x_SND[row_B], self.weight_SNN[row_B]
         return self.x_SND[row_B], dense_adjacency(self.neighbour_SNK[row_B], self.weight_SNK[row_B])
 
 
@@ -39,6 +49,18 @@ def graphs(segments: Segments, device: torch.device) -> Graphs:
     )
 
 
+def dense(of: Graphs) -> Graphs:
+    """The same graphs with their edge weights made dense once, for who takes them often; unless that is too much."""
+    segments, nodes = of.neighbour_SNK.shape[:2]
+    if segments * nodes * nodes * of.weight_SNK.element_size() > DENSE_BYTES:
+        return of
+    weight_SNN = of.weight_SNK.new_empty(segments, nodes, nodes)
+    for start in range(0, segments, _CHUNK):
+        some = slice(start, start + _CHUNK)
+        weight_SNN[some] = dense_adjacency(of.neighbour_SNK[some], of.weight_SNK[some])
+    return replace(of, weight_SNN=weight_SNN)
+
+
 def batch(of: dict[str, Graphs], draw: Draw) -> Batch:
     """The drawn segments; rows of an absent modality are zeros."""
     device = next(iter(of.values())).x_SND.device
@@ -48,8 +70,10 @@ def batch(of: dict[str, Graphs], draw: Draw) -> Batch:
     for column, (modality, modality_graphs) in enumerate(of.items()):
         row_R = row_BMS[:, column].flatten()
         x_RND, weight_RNN = modality_graphs.take(row_R.clamp(min=0))
-        here_R11 = (row_R >= 0)[:, None, None]
-        x[modality], weight[modality] = x_RND * here_R11, weight_RNN * here_R11
+        if (row_R < 0).any():
+            x_RND[row_R < 0] = 0.0
+            weight_RNN[row_R < 0] = 0.0
+        x[modality], weight[modality] = x_RND, weight_RNN
     return Batch(
         x,
         weight,

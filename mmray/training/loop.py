@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -22,7 +23,7 @@ from mmray.training import averaging, batches, inference, losses, reference
 from mmray.training.batches import Graphs
 from mmray.training.calibration import temperature
 from mmray.training.checkpoint import Checkpoint, EpochRecord, optimiser_tensors, restore_optimiser
-from mmray.training.sampling import Sampler, sampler
+from mmray.training.sampling import Sampler, sampler, spread
 
 MAX_GRADIENT_NORM = 1.0
 
@@ -73,8 +74,9 @@ def fit(
         ConfigError: the loss is no longer finite, or too few subjects are there for the population graph.
     """
     draws = require_pairs(training, validation)
-    train_graphs = {m: batches.graphs(part, place.device) for m, part in training.items()}
-    validation_graphs = {m: batches.graphs(part, place.device) for m, part in validation.items()}
+    validation = {m: _thinned(part, train.validation_segments) for m, part in validation.items()}
+    train_graphs = {m: batches.dense(batches.graphs(part, place.device)) for m, part in training.items()}
+    validation_graphs = {m: batches.dense(batches.graphs(part, place.device)) for m, part in validation.items()}
     model.to(place.device)
     model.fit_scalers({m: graphs.x_SND for m, graphs in train_graphs.items()})
     if isinstance(model, ClosedForm):
@@ -162,6 +164,11 @@ def require_pairs(training: dict[str, Segments], validation: dict[str, Segments]
             "split.validation_fraction under a new split.name, or choose another train.fold"
         )
     return sampler(training)
+
+
+def _thinned(part: Segments, each: int) -> Segments:
+    """At most `each` segments of every pair_id."""
+    return part.take(np.sort(np.concatenate(list(spread(part.pair_id_S, each).values()))))
 
 
 def _require_one_start(epochs: int, place: Place) -> None:

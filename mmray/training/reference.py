@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -20,6 +19,7 @@ from mmray.models.system import System
 from mmray.storage import Workspace
 from mmray.training.batches import Graphs
 from mmray.training.losses import gather_rows
+from mmray.training.sampling import spread
 
 FILE = "reference.safetensors"
 CHUNK = 256
@@ -129,11 +129,7 @@ def _means(
     model: System, modality: str, part: Segments, graphs: Graphs, pairs: list[str], segments_each: int
 ) -> tuple[Tensor, Tensor]:
     """Mean vector of each pair_id, and whether it has any segment; zeros where it has none."""
-    rows_of: dict[str, NDArray[np.int64]] = {}
-    order_S = np.argsort(part.pair_id_S, kind="stable")
-    names, starts = np.unique(part.pair_id_S[order_S], return_index=True)
-    for name, rows in zip(names, np.split(order_S, starts[1:]), strict=True):
-        rows_of[str(name)] = rows[np.linspace(0, len(rows) - 1, min(segments_each, len(rows))).round().astype(int)]
+    rows_of = spread(part.pair_id_S, segments_each)
     device = graphs.x_SND.device
     chosen = [rows_of.get(pair, np.empty(0, dtype=np.int64)) for pair in pairs]
     row_C = torch.as_tensor(np.concatenate([*chosen, np.empty(0, dtype=np.int64)]), device=device)

@@ -112,3 +112,13 @@ def sampler(segments: dict[str, Segments]) -> Sampler:
             "See quarantine.parquet, or choose another split"
         )
     return Sampler(offers, [label[subject] for subject in sorted(rows)])
+
+
+def spread(key_S: NDArray[np.str_], each: int) -> dict[str, NDArray[np.int64]]:
+    """Key -> at most `each` of its rows, evenly spread over them in their order."""
+    order_S = np.argsort(key_S, kind="stable")
+    keys, starts = np.unique(key_S[order_S], return_index=True)
+    return {
+        str(key): rows[np.linspace(0, len(rows) - 1, min(each, len(rows))).round().astype(int)]
+        for key, rows in zip(keys, np.split(order_S, starts[1:]), strict=True)
+    }

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmray.errors import WorkspaceError
-from mmray.training.sampling import sampler
+from mmray.training.sampling import sampler, spread
 
 
 @pytest.fixture
@@ -98,3 +98,15 @@ def test_a_sample_repeats_no_segment_where_there_are_enough(generated):
                     assert (rows_S == -1).all() or len(set(rows_S.tolist())) in (
                         {distinct} if wanted <= 5 else range(2, 6)
                     )
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=40), st.integers(1, 12))
+def test_spread_takes_rows_of_every_key_from_first_to_last(keys, each):
+    key_S = np.array(keys)
+    for key, rows in spread(key_S, each).items():
+        own = np.flatnonzero(key_S == key)
+        assert set(rows) <= set(own)
+        assert len(set(rows)) == len(rows) == min(each, len(own))
+        assert rows[0] == own[0]
+        assert each == 1 or rows[-1] == own[-1]
+    assert set(spread(key_S, each)) == set(keys)

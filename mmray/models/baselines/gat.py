@@ -23,8 +23,8 @@ from mmray.models.system import System
 class GATLayer(nn.Module):
     """PyG's GATConv or GATv2Conv, whose parameters it holds, on B dense graphs of N nodes.
 
-    GAT's score splits into one number a node and one an edge, so a dense N x N table of it is cheap and beats PyG's
-    sparse path. GATv2's does not: its table would hold width_out numbers a pair of nodes, so PyG's path runs.
+    GAT's score splits into one number a node and one an edge: it is worked out on the edges, and a dense product mixes
+    the values. GATv2's does not split: a table would hold width_out numbers a pair of nodes, so PyG's path runs.
 
     Args:
         width_in: features a node, D.
@@ -51,23 +51,38 @@ class GATLayer(nn.Module):
         if self.v2:
             mixed = self.layer(x_BND.flatten(0, 1), *dense_to_sparse(weight_BNN)).view(*x_BND.shape[:2], -1)
             return mixed
-        score_BHNN, value_BHNC = self._dense_scores(x_BND, weight_BNN)
-        mixed_BHNC = score_BHNN.softmax(-1).to(value_BHNC.dtype) @ value_BHNC
+        heads, width = self.layer.heads, self.layer.out_channels
+        value_BHNC = self.layer.lin(x_BND).view(*x_BND.shape[:2], heads, width).transpose(1, 2)
+        # a column of ones sums the unnormalised shares of a row in the same product
+        value_BHNV = F.pad(value_BHNC, (0, 1), value=1.0)
+        mixed_BHNV = self._shares(value_BHNC, weight_BNN).to(value_BHNC.dtype) @ value_BHNV
+        mixed_BHNC = mixed_BHNV[..., :-1] / mixed_BHNV[..., -1:]
         mixed = mixed_BHNC.transpose(1, 2).flatten(2) + self.layer.bias
         return mixed
 
-    def _dense_scores(self, x_BND: Tensor, weight_BNN: Tensor) -> tuple[Tensor, Tensor]:
-        layer, edge_BNN = self.layer, weight_BNN > 0
-        mean_BN = weight_BNN.sum(-1) / edge_BNN.sum(-1).clamp(min=1)
-        looped_BNN = weight_BNN + torch.diag_embed(mean_BN)
-        here_BNN = edge_BNN | torch.eye(edge_BNN.shape[-1], dtype=torch.bool, device=edge_BNN.device)
-        value_BHNC = layer.lin(x_BND).view(*x_BND.shape[:2], layer.heads, layer.out_channels).transpose(1, 2)
-        source_BHN = (value_BHNC @ layer.att_src[0, :, :, None]).squeeze(-1)
-        target_BHN = (value_BHNC @ layer.att_dst[0, :, :, None]).squeeze(-1)
+    def _shares(self, value_BHNC: Tensor, weight_BNN: Tensor) -> Tensor:
+        """exp(score) of each edge as a table, B x H x N x N, 0 where there is none; each row scaled by its largest."""
+        layer, (graphs, heads, nodes) = self.layer, value_BHNC.shape[:3]
+        mean_BN = weight_BNN.sum(-1) / (weight_BNN > 0).sum(-1).clamp(min=1)
+        # scores are worked out on edges alone: a table of them all would be ten times the work at 8 neighbours
+        graph_E, target_E, source_E = torch.nonzero(weight_BNN > 0, as_tuple=True)
+        loop_L = torch.arange(graphs * nodes, device=weight_BNN.device)
+        row_E = torch.cat([graph_E * nodes + target_E, loop_L])
+        column_E = torch.cat([graph_E * nodes + source_E, loop_L])
+        weight_E = torch.cat([weight_BNN[graph_E, target_E, source_E], mean_BN.flatten()])
+        node_LHC = value_BHNC.transpose(1, 2).flatten(0, 1)
+        source_LH, target_LH = ((node_LHC * map_1HC).sum(-1) for map_1HC in (layer.att_src, layer.att_dst))
         edge_H = (layer.lin_edge.weight.view_as(layer.att_edge) * layer.att_edge).sum((0, 2))
-        score_BHNN = target_BHN[..., None] + source_BHN[..., None, :] + edge_H[:, None, None] * looped_BNN[:, None]
-        score_BHNN = F.leaky_relu(score_BHNN, layer.negative_slope)
-        return score_BHNN.masked_fill(~here_BNN[:, None], -torch.inf), value_BHNC
+        score_EH = target_LH[row_E] + source_LH[column_E] + edge_H * weight_E[:, None]
+        score_EH = F.leaky_relu(score_EH, layer.negative_slope)
+        with torch.no_grad():
+            row_EH = row_E[:, None].expand_as(score_EH)
+            largest_LH = torch.full_like(source_LH, -torch.inf).scatter_reduce_(0, row_EH, score_EH, "amax")
+        share_EH = (score_EH - largest_LH[row_E]).exp()
+        cell_EH = row_E.div(nodes, rounding_mode="floor")[:, None] * heads + torch.arange(heads, device=row_E.device)
+        cell_EH = (cell_EH * nodes + (row_E % nodes)[:, None]) * nodes + (column_E % nodes)[:, None]
+        share_X = share_EH.new_zeros(graphs * heads * nodes * nodes)
+        return share_X.index_put((cell_EH.flatten(),), share_EH.flatten()).view(graphs, heads, nodes, nodes)
 
 
 class GATEncoder(Stack):
