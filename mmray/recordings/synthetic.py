@@ -1,6 +1,7 @@
 """A study of people who do not exist, in MODMA's on-disk layout, so that MODMA's own reader reads it.
 
-Each subject is made from (seed, index) alone, so neither the number of workers nor a restart changes a byte.
+Each subject is made from (seed, index) alone and on one thread, so neither the number of workers or of their cores nor
+a restart changes a byte.
 `synthesis.json` is written first and says which settings made the folder; `truth.parquet` is written last, so a study
 without it is not whole. Nothing but evaluation reads the truth.
 """
@@ -198,6 +199,13 @@ def _clip_seconds(mean: float, number: int, rng: np.random.Generator) -> float:
 
 def _write_subject(place: Workspace, config: Synth, seed: int, lead: synthetic_eeg.LeadField, index: int) -> None:
     """One subject's files. A file that is there is whole and of these settings, so it stays."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):  # how many threads share a matrix product decides how its sums round
+        _synthesise_subject(place, config, seed, lead, index)
+
+
+def _synthesise_subject(place: Workspace, config: Synth, seed: int, lead: synthetic_eeg.LeadField, index: int) -> None:
     subject = _subject(config, seed, index)
     path = (REST, f"{subject.stem}.mat")
     if not place.exists(*path):

@@ -14,6 +14,7 @@ import soundfile
 from scipy.io import loadmat
 from scipy.signal import welch
 from scipy.stats import spearmanr
+from threadpoolctl import threadpool_limits
 
 from mmray import cluster
 from mmray.config import Cluster, Synth
@@ -49,11 +50,13 @@ def clean_study(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> 
     return root
 
 
+@pytest.mark.parametrize("threads", [1, 3])
 def test_one_process_in_another_order_writes_the_same_bytes(
-    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
     monkeypatch.setattr(cluster, "map", backwards)
-    synthetic.generate(tmp_path / "again", SMALL, 7, Cluster())
+    with threadpool_limits(threads):
+        synthetic.generate(tmp_path / "again", SMALL, 7, Cluster())
     assert digests(tmp_path / "again") == digests(study)
 
 
