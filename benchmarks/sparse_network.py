@@ -42,7 +42,10 @@ class SparseEncoder(nn.Module):
         )
         self.dropout = nn.Dropout(model.dropout)
         self.head = projection(2 * model.hidden, model)
-        self.skip = nn.Linear((nodes if named else 4) * width, model.embedding)
+        seen = (nodes if named else 4) * width
+        self.centre_F = nn.Parameter(torch.zeros(seen), requires_grad=False)
+        self.axes_FK = nn.Parameter(torch.zeros(seen, model.components), requires_grad=False)
+        self.skip = nn.Linear(model.components, model.embedding)
         self.share = nn.Parameter(torch.zeros(()))
 
     def forward(self, data: Data) -> Tensor:
@@ -50,7 +53,8 @@ class SparseEncoder(nn.Module):
         edge, weight, batch = data.edge_index, data.edge_attr, data.batch
         graphs = int(data.num_graphs)
         x_BND = data.x.view(graphs, self.nodes, -1)
-        skip_BE = self.skip(self.dropout(x_BND if self.named else moments(x_BND)).flatten(1))
+        seen_BF = (x_BND if self.named else moments(x_BND)).flatten(1)
+        skip_BE = self.skip((seen_BF - self.centre_F) @ self.axes_FK)
         h_VH = self.input(data.x) + self.position_NH.repeat(graphs, 1)
         summed_BR: Tensor | float = 0.0
         for depth, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
@@ -98,7 +102,8 @@ def _copy(one: GraphEncoder, other: SparseEncoder) -> None:
     """The dense encoder's weights into the sparse one's."""
     for name in ("input", "head", "skip"):
         getattr(other, name).load_state_dict(getattr(one, name).state_dict())
-    other.position_NH.copy_(one.position_NH)
+    for name in ("position_NH", "centre_F", "axes_FK"):
+        getattr(other, name).copy_(getattr(one, name))
     other.share.copy_(one.share)
     other.norms.load_state_dict(one.norms.state_dict())
     for dense, sparse in zip(one.convolutions, other.convolutions, strict=True):

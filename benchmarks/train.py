@@ -24,7 +24,7 @@ SHAPES = {"eeg": (128, 8), "audio": (32, 69)}  # nodes and features of the defau
 SUBJECTS, SEGMENTS_EACH = 64, 4
 # no population graph: PyG has no such layer, and both sides would call the same one
 MODEL = config.Model(population=False, dropout=0.0)
-TRAIN = config.Train(passes=1)
+TRAIN = config.Train(batch_size=32, passes=1)
 
 
 def run(*, quick: bool) -> Outcome:

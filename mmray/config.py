@@ -134,6 +134,9 @@ class Model(Section):
     layers: int = Field(2, ge=1, description="graph layers; crossmodal_gcn pools after each")
     pool_ratio: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="share of nodes a pooling keeps")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="in training")
+    components: int = Field(
+        12, ge=1, description="crossmodal_gcn: principal components of the training people that its linear skip takes"
+    )
     attention: bool = Field(True, description="crossmodal_gcn: cross-modal attention, eq. 2-4; off for ablation")
     gate: bool = Field(True, description="crossmodal_gcn: feature-level gate; off: the mean of what is there")
     population: bool = Field(
@@ -160,8 +163,8 @@ class Train(Section):
 
     fold: int = Field(0, ge=0, description="outer fold to test on")
     epochs: int = Field(60, ge=1, description="at most")
-    batch_size: int = Field(32, ge=2, description="distinct subjects a global batch")
-    passes: int = Field(4, ge=1, description="times an epoch sees each subject, paired anew each time")
+    batch_size: int = Field(256, ge=2, description="distinct subjects a global batch, at most")
+    passes: int = Field(8, ge=1, description="times an epoch sees each subject, paired anew each time")
     segments: int = Field(4, ge=1, description="segments of each modality that a training sample is the mean of")
     learning_rate: Positive = Field(1e-3, description="of AdamW, at the start of its cosine")
     weight_decay: float = Field(1e-2, ge=0, description="of AdamW, on matrices alone")

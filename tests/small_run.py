@@ -118,7 +118,9 @@ def make_run(config: Config, run_id: str, seed: int) -> None:
     model = registry.build(config.model, shapes, classes=2).eval()
     known = [subject for part in (FOLD.train, FOLD.validation, FOLD.test) for subject in part]
     segments = {modality: table.load(workspace, digest, modality, known) for modality in MODALITIES}
-    model.fit_scalers({m: torch.tensor(s.x_SND) for m, s in segments.items()})
+    model.fit_scalers(
+        {m: torch.tensor(s.x_SND) for m, s in segments.items()}, {m: s.subject_id_S for m, s in segments.items()}
+    )
     training = chosen(segments, FOLD.train)
     graphs = {m: batches.graphs(part, torch.device("cpu")) for m, part in training.items()}
     model.attach(reference.make(model, training, graphs, config.train.reference_segments))

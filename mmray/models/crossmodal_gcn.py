@@ -7,8 +7,10 @@ without the gate they are averaged; without pooling every node stays.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmray import config
@@ -24,10 +26,11 @@ class GraphEncoder(Encoder):
     """One modality's segment graph to one vector: GCN and pooling layers, their summed readouts, an MLP, and a skip.
 
     The skip is linear, and the layers' share starts at zero and is learned: a few dozen people fit the layers long
-    before these tell anything of others. Of electrodes the skip takes every node's features, since pooling forgets
+    before these tell anything of others. Of electrodes the skip sees every node's features, since pooling forgets
     which electrode a value came from, and much of what tells two people apart lies there. Frames of a voice have no
-    such names, so of them it takes each feature's mean, SD and extremes over the nodes: the tenth frame of one segment
-    is nothing to another's.
+    such names, so of them it sees each feature's mean, SD and extremes over the nodes: the tenth frame of one segment
+    is nothing to another's. Both are more numbers than there are people, so the skip takes only the directions in which
+    the training people's means differ most, each in SD over these people.
 
     Args:
         nodes: N, fixed.
@@ -37,6 +40,9 @@ class GraphEncoder(Encoder):
 
     Shapes: x_BND, weight_BNN -> BE.
     """
+
+    centre_F: Tensor
+    axes_FK: Tensor
 
     def __init__(self, nodes: int, width: int, model: config.Model, named: bool) -> None:
         super().__init__(nodes, width)
@@ -50,18 +56,27 @@ class GraphEncoder(Encoder):
         self.dropout = nn.Dropout(model.dropout)
         self.head = projection(2 * model.hidden, model)
         self.share = nn.Parameter(torch.empty(()))
-        self.skip = nn.Linear((nodes if named else MOMENTS) * width, model.embedding)
+        seen = (nodes if named else MOMENTS) * width
+        self.register_buffer("centre_F", torch.zeros(seen))
+        self.register_buffer("axes_FK", torch.randn(seen, model.components) / seen**0.5)  # until fitted
+        self.skip = nn.Linear(model.components, model.embedding)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """New position embeddings, and no share yet; the layers reset themselves when made."""
+        """New position embeddings, no share yet and a small skip; the layers reset themselves when made.
+
+        From small weights the skip first learns the directions in which the modalities agree most; from large ones it
+        keeps what it started with, which is noise to new people.
+        """
         nn.init.normal_(self.position_NH, std=0.02)
         nn.init.zeros_(self.share)
+        nn.init.normal_(self.skip.weight, std=0.1 / self.skip.in_features**0.5)
+        nn.init.zeros_(self.skip.bias)
 
     def forward(self, x_BND: Tensor, weight_BNN: Tensor) -> Tensor:
         """The segment's vector."""
         x_BND = self.standardised(x_BND)
-        skip_BE = self.skip(self.dropout(x_BND if self.named else moments(x_BND)).flatten(1))
+        skip_BE = self.skip((self._seen(x_BND) - self.centre_F) @ self.axes_FK)
         h_BNH = self.input(x_BND) + self.position_NH
         normalised_BNN = normalise_adjacency(weight_BNN)
         summed_BR: Tensor | float = 0.0
@@ -74,6 +89,37 @@ class GraphEncoder(Encoder):
             summed_BR = summed_BR + readout(h_BNH)
         encoded_BE: Tensor = skip_BE + self.share * self.head(summed_BR)
         return encoded_BE
+
+    @torch.no_grad()
+    def fit_scaler(self, x_SND: Tensor, subject_id_S: NDArray[np.str_]) -> None:
+        """Also take the principal components of the training people's means, each in SD over these people.
+
+        With fewer people than components the last are 0.
+        """
+        super().fit_scaler(x_SND, subject_id_S)
+        mean_UF = torch.stack(
+            [
+                self._seen(
+                    self.standardised(x_SND[torch.as_tensor(subject_id_S == subject, device=x_SND.device)])
+                ).mean(0)
+                for subject in np.unique(subject_id_S)
+            ]
+        )
+        if not mean_UF.isfinite().all():
+            return  # the loss will not be finite either, and the fit says so
+        self.centre_F.copy_(mean_UF.mean(0))
+        # float64: two machines' roundings must not turn an axis round
+        _, singular_R, axis_RF = torch.linalg.svd((mean_UF - self.centre_F).double(), full_matrices=False)
+        rank = int((singular_R > 1e-6 * singular_R[0].clamp(min=1e-6)).sum())
+        kept = min(self.axes_FK.shape[1], rank)
+        axis_KF, deviation_K = axis_RF[:kept], singular_R[:kept] / max(len(mean_UF) - 1, 1) ** 0.5
+        sign_K = axis_KF.gather(1, axis_KF.abs().argmax(1, keepdim=True)).sign()  # an SVD leaves it open
+        self.axes_FK.zero_()
+        self.axes_FK[:, :kept] = (sign_K * axis_KF / deviation_K[:, None]).T.to(self.axes_FK)
+
+    def _seen(self, x_BND: Tensor) -> Tensor:
+        """What the skip sees of standardised node features, B x F."""
+        return (x_BND if self.named else moments(x_BND)).flatten(1)
 
 
 class CrossModalGCN(System):

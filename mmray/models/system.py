@@ -11,8 +11,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmray import config
@@ -84,8 +86,12 @@ class Encoder(nn.Module):
         self.register_buffer("scale_ND", torch.ones(nodes, width))
 
     @torch.no_grad()
-    def fit_scaler(self, x_SND: Tensor) -> None:
-        """Take mean and SD of each node's features from training segments; a constant feature is only centred."""
+    def fit_scaler(self, x_SND: Tensor, subject_id_S: NDArray[np.str_]) -> None:
+        """Take mean and SD of each node's features from training segments; a constant feature is only centred.
+
+        Args:
+            subject_id_S: whose they are, for a subclass that looks at people as well.
+        """
         self.mean_ND.copy_(x_SND.mean(0))
         deviation_ND = x_SND.std(0, correction=0)
         self.scale_ND.copy_(torch.where(deviation_ND > 1e-6, deviation_ND, torch.ones_like(deviation_ND)))
@@ -140,12 +146,12 @@ class System(nn.Module):
         """Build what `fuse` uses."""
         self.fusion = nn.Linear(len(self.modalities) * model.embedding, model.embedding)
 
-    def fit_scalers(self, x: dict[str, Tensor]) -> None:
-        """Fit every modality's scaler on training segments, modality -> S x N x D."""
+    def fit_scalers(self, x: dict[str, Tensor], subject_id: dict[str, NDArray[np.str_]]) -> None:
+        """Fit every modality's scaler on training segments, modality -> S x N x D, and whose each is."""
         for modality, x_SND in x.items():
             encoder = self.encoders[modality]
             assert isinstance(encoder, Encoder)
-            encoder.fit_scaler(x_SND)
+            encoder.fit_scaler(x_SND, subject_id[modality])
 
     def attach(self, reference: Reference) -> None:
         """Let lone queries ask these reference samples from now on."""

@@ -78,7 +78,10 @@ def fit(
     train_graphs = {m: batches.dense(batches.graphs(part, place.device)) for m, part in training.items()}
     validation_graphs = {m: batches.dense(batches.graphs(part, place.device)) for m, part in validation.items()}
     model.to(place.device)
-    model.fit_scalers({m: graphs.x_SND for m, graphs in train_graphs.items()})
+    model.fit_scalers(
+        {m: graphs.x_SND for m, graphs in train_graphs.items()},
+        {m: graphs.subject_id_S for m, graphs in train_graphs.items()},
+    )
     if isinstance(model, ClosedForm):
         if start is None:
             model.fit_closed_form(training, lambda: _validation_mrr(model, validation_graphs, validation, place))

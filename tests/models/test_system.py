@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -101,7 +102,7 @@ def test_the_temperature_stops_at_100(model, batch):
 def test_a_constant_feature_is_centred_and_not_divided(model):
     x_SND = torch.randn(20, *SHAPES["eeg"])
     x_SND[..., 2] = 7.0
-    model.fit_scalers({"eeg": x_SND})
+    model.fit_scalers({"eeg": x_SND}, {"eeg": np.arange(len(x_SND)).astype(str)})
     standardised = (x_SND - model.encoders["eeg"].mean_ND) / model.encoders["eeg"].scale_ND
     torch.testing.assert_close(standardised[..., 2], torch.zeros(20, SHAPES["eeg"][0]))
 
@@ -109,7 +110,7 @@ def test_a_constant_feature_is_centred_and_not_divided(model):
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_the_scaler_travels_with_the_weights(name):
     model, copy = fresh(name), fresh(name)
-    model.fit_scalers({"eeg": 3 + torch.randn(20, *SHAPES["eeg"])})
+    model.fit_scalers({"eeg": 3 + torch.randn(20, *SHAPES["eeg"])}, {"eeg": np.arange(20).astype(str)})
     copy.load_state_dict(model.state_dict())
     assert torch.equal(copy.encoders["eeg"].mean_ND, model.encoders["eeg"].mean_ND)
 
