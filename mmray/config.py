@@ -23,6 +23,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from mmray.errors import ConfigError
 
 HARDWARE: dict[str, Any] = {"hardware": True}  # marks a field that changes where work runs, not what comes out
+# sections and fields that a run's weights are made with; the rest may change afterwards
+FITTING = ("seed", "features", "split", "model", "train")
 
 System = Literal[
     "crossmodal_gcn", "gcn", "gat", "graphsage", "strucgcn", "mamsa", "clip", "majority", "logreg", "ridge"
@@ -343,6 +345,20 @@ def digest(*parts: Section | str | int | float) -> str:
     plain = [_scientific(part) if isinstance(part, Section) else part for part in parts]
     text = json.dumps(plain, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def fitting(config: Config) -> dict[str, Any]:
+    """What a fit depends on, as `section.field` -> JSON value; hardware fields are left out."""
+    kept = {name: value for name, value in _scientific(config).items() if name in FITTING}
+    return dict(_flat(json.loads(json.dumps(kept)), ""))
+
+
+def _flat(tree: dict[str, Any], path: str) -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", value
 
 
 def _scientific(section: Section) -> dict[str, Any]:

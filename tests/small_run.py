@@ -127,7 +127,7 @@ def make_run(config: Config, run_id: str, seed: int) -> None:
     torch.nn.init.constant_(model.population.inter_MM, 0.5)  # as after training: messages count
     workspace.write_text(configuration.to_yaml(config), "runs", run_id, "config.yaml")
     workspace.write_table(embeddings_table(model, segments, FOLD), "runs", run_id, "embeddings.parquet")
-    save_model(workspace, model.state_dict(), model.reference, run_id)
+    save_model(workspace, model.state_dict(), model.reference, run_id, config)
     summary = {"run_id": run_id, "features_digest": digest, "fold": 0, "shapes": shapes, "classes": 2}
     workspace.write_json(summary, "runs", run_id, "run.json")
 

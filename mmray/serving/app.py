@@ -50,7 +50,7 @@ def serve(config: Config, key: str | None = None) -> None:
 
     Raises:
         ConfigError: the key is too short.
-        WorkspaceError: there is no whole index.
+        WorkspaceError: there is no whole index, or its run is damaged, edited or of other weights by now.
         ResourceError: the port is taken, or Ray or a replica does not start.
     """
     if cluster.address(config.cluster):
@@ -87,7 +87,10 @@ def _check(config: Config, key: str | None) -> None:
     if key is not None and (len(key) < _SHORTEST_KEY or not (key.isascii() and key.isprintable())):
         raise ConfigError(f"serve: the key must be at least {_SHORTEST_KEY} printable ASCII characters")
     workspace = Workspace(config.workspace)
-    store.read_manifest(workspace, store.current(workspace))
+    manifest = store.read_manifest(workspace, store.current(workspace))
+    from mmray.serving.retriever import run_of
+
+    run_of(workspace, manifest)  # a replica that cannot open it would end in Ray's words, not in ours
 
 
 def _refuse_far_replicas(host: str) -> None:

@@ -15,6 +15,7 @@ from mmray.errors import RecordingError, WorkspaceError
 from mmray.features.extract import extract
 from mmray.features.table import Segments, from_table
 from mmray.index import store
+from mmray.index.base import Manifest
 from mmray.index.embed import recording_vector
 from mmray.serving.answer import Answer, Filters, QueryError, UnknownRecordingError, match_of
 from mmray.serving.sniff import recording_of
@@ -38,14 +39,7 @@ class Retriever:
             WorkspaceError: nothing was published, a file is damaged, or the run has other weights by now.
         """
         index = store.open_index(workspace, version)
-        manifest = index.manifest
-        run = load_run(workspace, manifest.run_id)
-        if fingerprint(workspace, manifest.run_id) != manifest.model:
-            raise WorkspaceError(
-                f"index/{manifest.version} was made with other weights than runs/{manifest.run_id} holds now; "
-                "run `mmray index` again"
-            )
-        return cls(index, run, top_k_limit)
+        return cls(index, run_of(workspace, index.manifest), top_k_limit)
 
     def search_recording(
         self, recording_id: str, target: str, top_k: int = 10, filters: Filters | None = None
@@ -204,6 +198,17 @@ def search(config: Config, query: str, target: str, top_k: int = 10, filters: Fi
             f"{query[:200]} is neither a file nor a recording of index {retriever.index.manifest.version}"
         )
     return retriever.search_recording(query, target, top_k, filters)
+
+
+def run_of(workspace: Workspace, manifest: Manifest) -> LoadedRun:
+    """The run that made an index version. Raises WorkspaceError as `load_run`, or where it has other weights by now."""
+    run = load_run(workspace, manifest.run_id)
+    if fingerprint(workspace, manifest.run_id) != manifest.model:
+        raise WorkspaceError(
+            f"index/{manifest.version} was made with other weights than runs/{manifest.run_id} holds now; "
+            "run `mmray index` again"
+        )
+    return run
 
 
 def _without(message: str, path: Path, name: str) -> str:

@@ -24,6 +24,8 @@ from mmray.models.system import System
 from mmray.storage import Workspace
 from mmray.training import reference
 
+MODEL = "model.safetensors"
+
 
 @dataclass(frozen=True)
 class EpochRecord:
@@ -132,18 +134,24 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, checkpoint: Checkpoint) 
     optimiser.load_state_dict({"state": state, "param_groups": checkpoint.optimiser})
 
 
-def save_model(workspace: Workspace, weights: dict[str, Tensor], attached: Reference | None, run_id: str) -> None:
-    """Publish runs/<id>/reference.safetensors, where there is one, and then model.safetensors."""
-    data = save_tensors(_contiguous(weights))
+def save_model(
+    workspace: Workspace, weights: dict[str, Tensor], attached: Reference | None, run_id: str, settings: config.Config
+) -> None:
+    """Publish runs/<id>/reference.safetensors, where there is one, and then model.safetensors.
+
+    The weights' header keeps the settings that they were fitted with, which `read_settings` holds config.yaml against.
+    """
+    # one entry: safetensors writes several in any order, and equal weights must be equal bytes
+    data = save_tensors(_contiguous(weights), {"fitted_with": json.dumps(config.fitting(settings))})
     if attached is not None:
         content = reference.to_bytes(attached, hashlib.sha256(data).hexdigest())
         workspace.write_bytes(content, "runs", run_id, reference.FILE)
-    workspace.write_bytes(data, "runs", run_id, "model.safetensors")
+    workspace.write_bytes(data, "runs", run_id, MODEL)
 
 
 def fingerprint(workspace: Workspace, run_id: str) -> str:
     """SHA-256 of all that embeds: the weights, and the reference set where there is one."""
-    digest = hashlib.sha256(workspace.read_bytes("runs", run_id, "model.safetensors"))
+    digest = hashlib.sha256(workspace.read_bytes("runs", run_id, MODEL))
     if workspace.exists("runs", run_id, reference.FILE):
         digest.update(workspace.read_bytes("runs", run_id, reference.FILE))
     return digest.hexdigest()
@@ -163,8 +171,8 @@ def load_run(workspace: Workspace, run_id: str) -> LoadedRun:
     """Read a finished run.
 
     Raises:
-        WorkspaceError: there is no such run, it has not finished, a file is damaged, the weights are of another
-            architecture, or the reference set knows a held-out subject.
+        WorkspaceError: there is no such run, it has not finished, a file is damaged, config.yaml is not what the
+            weights were fitted with, they are of another architecture, or the reference set knows a held-out subject.
     """
     if not workspace.exists("runs", run_id, "run.json"):
         finished = [name for name in workspace.names("runs") if workspace.exists("runs", name, "run.json")]
@@ -173,23 +181,22 @@ def load_run(workspace: Workspace, run_id: str) -> LoadedRun:
             f"finished: {', '.join(finished) or 'none, run `mmray train`'}"
         )
     summary = workspace.read_json("runs", run_id, "run.json")
+    settings = read_settings(workspace, run_id)
     try:
-        settings = config.from_dict(yaml.safe_load(workspace.read_bytes("runs", run_id, "config.yaml")))
         shapes = {str(m): (int(nodes), int(width)) for m, (nodes, width) in summary["shapes"].items()}
         classes, fold, digest = int(summary["classes"]), int(summary["fold"]), str(summary["features_digest"])
-    except (ConfigError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        model = registry.build(settings.model, shapes, classes)
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WorkspaceError(
-            f"workspace {workspace.root}: runs/{run_id} is damaged: {error}; train it again"
+            f"workspace {workspace.root}: runs/{run_id}/run.json is damaged: {error!r}; train the run again"
         ) from error
-    model = registry.build(settings.model, shapes, classes)
-    weights = workspace.read_bytes("runs", run_id, "model.safetensors")
+    weights = workspace.read_bytes("runs", run_id, MODEL)
+    where = f"workspace {workspace.root}: runs/{run_id}/{MODEL}"
     try:
-        model.load_state_dict(load_tensors(weights))
-    except (SafetensorError, RuntimeError) as error:
-        raise WorkspaceError(
-            f"workspace {workspace.root}: runs/{run_id}/model.safetensors is damaged or of another architecture than "
-            f"its config.yaml says: {str(error).splitlines()[0]}; train it again"
-        ) from error
+        tensors = load_tensors(weights)
+    except SafetensorError as error:
+        raise WorkspaceError(f"{where} is damaged ({error}); train the run again") from error
+    load_weights(model, tensors, where)
     if model.neighbours:
         attached = reference.read(workspace, run_id, hashlib.sha256(weights).hexdigest())
         roles = workspace.read_table("runs", run_id, "embeddings.parquet", columns=["subject_id", "role"])
@@ -198,6 +205,68 @@ def load_run(workspace: Workspace, run_id: str) -> LoadedRun:
         reference.require_training_subjects(attached, held_out, where)
         model.attach(attached)
     return LoadedRun(run_id, model.eval(), settings, shapes, classes, fold, digest)
+
+
+def read_settings(workspace: Workspace, run_id: str) -> config.Config:
+    """A fitted run's config.yaml, which must be what its weights were fitted with.
+
+    Only what a fit depends on is compared: figures may be made again with other `evaluate`, a run may move.
+
+    Raises:
+        WorkspaceError: a file is missing or damaged, or they differ; the message names the fields.
+    """
+    where = f"workspace {workspace.root}: runs/{run_id}"
+    try:
+        settings = config.from_dict(yaml.safe_load(workspace.read_bytes("runs", run_id, "config.yaml")))
+    except (ConfigError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise WorkspaceError(f"{where}/config.yaml is damaged: {error}; train the run again") from error
+    data = workspace.read_bytes("runs", run_id, MODEL)
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        fitted_with = json.loads(header["__metadata__"]["fitted_with"])
+        # resolved as config.yaml is, so that a setting that is new since has its default on both sides
+        fitted_with = config.fitting(config.load(None, [config.override(*item) for item in fitted_with.items()]))
+    except KeyError as error:
+        raise WorkspaceError(
+            f"{where}/{MODEL} does not say which settings it was fitted with; train the run again"
+        ) from error
+    except (ConfigError, AttributeError, TypeError, ValueError) as error:
+        raise WorkspaceError(f"{where}/{MODEL} is damaged ({error}); train the run again") from error
+    now = config.fitting(settings)
+    if now != fitted_with:
+        differing = [f"{key} = {now[key]!r}, was {was!r}" for key, was in fitted_with.items() if now[key] != was]
+        raise WorkspaceError(
+            f"{where}/config.yaml is not what the weights were fitted with: {'; '.join(differing)}. Put back what was "
+            "there, or fit the new settings as a run of their own: mmray train --config with a copy of the file"
+        )
+    return settings
+
+
+def load_weights(model: System, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Load weights that fit the model tensor by tensor.
+
+    Args:
+        where: the file they come from, as an error names it.
+
+    Raises:
+        WorkspaceError: they are of another architecture; the message names the tensors.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    told = [f"{name} is missing" for name in expected if name not in found]
+    told += [f"{name} has no place in it" for name in found if name not in expected]
+    told += [
+        f"{name} is {' x '.join(map(str, found[name]))}, not {' x '.join(map(str, shape))}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    if told:
+        raise WorkspaceError(
+            f"{where} is of another architecture than the run's settings: {'; '.join(told[:3])}"
+            + (f"; and {len(told) - 3} tensors more" if len(told) > 3 else "")
+            + ". Put the run's own file back, or delete the run and train it again"
+        )
+    model.load_state_dict(dict(tensors))
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 from numpy.typing import NDArray
 
 from mmray import config
@@ -22,7 +21,7 @@ from mmray.recordings.splits import Fold
 from mmray.schema import EMBEDDINGS, PREDICTIONS, metrics_table
 from mmray.storage import Workspace
 from mmray.training import batches, inference
-from mmray.training.checkpoint import Checkpoint, save_model
+from mmray.training.checkpoint import Checkpoint, read_settings, save_model
 
 
 def write_fitted(
@@ -52,7 +51,7 @@ def write_fitted(
     }
     workspace.write_text(config.to_yaml(settings), *run, "config.yaml")
     workspace.write_json(summary, *run, "fitted.json")
-    save_model(workspace, state.part("best"), model.reference, run_id)
+    save_model(workspace, state.part("best"), model.reference, run_id, settings)
 
 
 def is_evaluated(workspace: Workspace, settings: Config, run_id: str) -> bool:
@@ -63,14 +62,18 @@ def is_evaluated(workspace: Workspace, settings: Config, run_id: str) -> bool:
 
 
 def write_evaluation(workspace: Workspace, settings: Config, run_id: str) -> None:
-    """Metrics and report of a fitted run; run.json, which makes the run count as finished, comes last."""
+    """Metrics and report of a fitted run; run.json, which makes the run count as finished, comes last.
+
+    Raises:
+        WorkspaceError: a file of the run is damaged, or its config.yaml is not what it was fitted with.
+    """
     run = ("runs", run_id)
+    fitted_with = read_settings(workspace, run_id)
     workspace.delete(*run, "run.json")  # figures of two evaluations must never count as one
     embeddings = workspace.read_table(*run, "embeddings.parquet")
     predictions = workspace.read_table(*run, "predictions.parquet")
     metrics = evaluate(embeddings, predictions, settings.evaluate, settings.seed, _ceilings(settings, embeddings))
     workspace.write_table(metrics_table(metrics), *run, "metrics.parquet")
-    fitted_with = config.from_dict(yaml.safe_load(workspace.read_bytes(*run, "config.yaml")))
     told = fitted_with.model_copy(update={"evaluate": settings.evaluate, "study": settings.study})
     workspace.write_text(config.to_yaml(told), *run, "config.yaml")
     write_report(workspace, run_id)

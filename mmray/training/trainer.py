@@ -33,7 +33,15 @@ from mmray.recordings.splits import Fold
 from mmray.schema import MODALITIES, Metric, metrics_of
 from mmray.storage import Workspace
 from mmray.training import loop, reference, results, structure
-from mmray.training.checkpoint import Checkpoint, EpochRecord, read_checkpoint, write_checkpoint
+from mmray.training.checkpoint import (
+    MODEL,
+    Checkpoint,
+    EpochRecord,
+    load_weights,
+    read_checkpoint,
+    read_settings,
+    write_checkpoint,
+)
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -78,7 +86,8 @@ def train(settings: Config) -> RunSummary:
     A finished run is not fitted again; an interrupted one goes on after its last epoch.
 
     Raises:
-        WorkspaceError: features, recordings or split are missing, damaged, or hold too few subjects.
+        WorkspaceError: features, recordings or split are missing, damaged, or hold too few subjects; or the finished
+            run's config.yaml was changed.
         ConfigError: there is no such fold, or the recordings cannot be split as asked.
         ResourceError: the cluster has no room for the workers, or they failed too often.
     """
@@ -86,18 +95,21 @@ def train(settings: Config) -> RunSummary:
     splits.write_split(settings)
     fold = _fold(workspace, settings)
     run_id = run_name(workspace, settings)
-    trained = not workspace.exists("runs", run_id, "model.safetensors")
+    trained = not workspace.exists("runs", run_id, MODEL)
     if trained:
         with _threads(settings):
             segments = segments_of(workspace, settings, fold)
             structure.prepare(settings, segments)
             state = _fit(workspace, settings, run_id, segments, fold)
             model = _new_model(settings, segments, classes_of(workspace))
-            model.load_state_dict(state.part("best"))
+            where = f"workspace {workspace.root}: runs/{run_id}/{CHECKPOINT}"
+            load_weights(model, state.part("best"), where)
             if model.neighbours:
                 training = results.chosen(segments, fold.train)
                 model.attach(reference.of_tensors(state.part("best_reference"), training, torch.device("cpu")))
             results.write_fitted(workspace, settings, run_id, model.eval(), segments, fold, state)
+    else:
+        read_settings(workspace, run_id)
     if not results.is_evaluated(workspace, settings, run_id):
         results.write_evaluation(workspace, settings, run_id)
     summary = workspace.read_json("runs", run_id, "run.json")

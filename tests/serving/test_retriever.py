@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mmray import cli
 from mmray.config import Config, from_dict
 from mmray.errors import RecordingError, WorkspaceError
 from mmray.serving.answer import Filters, QueryError, UnknownRecordingError
 from mmray.serving.retriever import Retriever, search
 from mmray.storage import Workspace
-from tests.small_run import make_run
+from tests.small_run import RUN, make_run
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +181,19 @@ def test_weights_trained_anew_under_the_same_run_id_are_not_mixed_with_old_vecto
     make_run(changed, "run-a", seed=9)
     with pytest.raises(WorkspaceError, match="other weights"):
         Retriever.open(Workspace(changed.workspace))
+
+
+@pytest.mark.parametrize("command", [["search", "s1-eeg-1"], ["serve"]])
+def test_a_run_whose_config_was_edited_answers_nothing(
+    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    """Its features' settings say how a query's file is read; the index was made with those of the fit."""
+    shutil.copytree(config.workspace, tmp_path / "ws")
+    place = tmp_path / "ws" / "runs" / RUN / "config.yaml"
+    place.write_text(place.read_text().replace("lowpass_hz: 45.0", "lowpass_hz: 30.0"))
+    assert cli.main([*command, "--workspace", str(tmp_path / "ws")]) == 4
+    error = capsys.readouterr().err
+    assert f"runs/{RUN}/config.yaml is not what the weights were fitted with: features.eeg.lowpass_hz = 30.0" in error
 
 
 def test_search_takes_an_id_or_a_file_and_refuses_what_is_neither(config: Config) -> None:

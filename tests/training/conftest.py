@@ -29,8 +29,14 @@ def generated_tables(
     lone: int = 0,
     coupled: bool = True,
     scaled: dict[str, float] | None = None,
+    flipped: tuple[str, ...] = (),
 ) -> dict[str, pa.Table]:
-    """Features tables; the last `lone` subjects have EEG alone. Uncoupled, the two modalities share nothing."""
+    """Features tables; the last `lone` subjects have EEG alone. Uncoupled, the two modalities share nothing.
+
+    Args:
+        scaled: subject -> factor of all their values.
+        flipped: subjects with the other label than they would have.
+    """
     rng = np.random.default_rng(seed)
     latent_UT = rng.normal(size=(subjects, TRAITS))
     tables = {}
@@ -42,9 +48,10 @@ def generated_tables(
         for u in range(subjects if modality == "eeg" else subjects - lone):
             for s in range(segments):
                 factor = (scaled or {}).get(f"s{u:03d}", 1.0)
+                label = int(latent_UT[u, 0] > 0) ^ (f"s{u:03d}" in flipped)
                 x_ND = np.tensordot(shown_UT[u], pattern_TND, 1) + noise * rng.normal(size=(nodes, width))
                 neighbour_NK = np.argsort(rng.random((nodes, nodes)) + 9 * np.eye(nodes), 1)[:, :NEIGHBOURS]
-                rows.append(_row(modality, u, s, int(latent_UT[u, 0] > 0), factor * x_ND, neighbour_NK, rng))
+                rows.append(_row(modality, u, s, label, factor * x_ND, neighbour_NK, rng))
         schema = features_schema(modality, nodes, width, NEIGHBOURS)
         columns = {name: [row[name] for row in rows] for name in schema.names}
         arrays = [_column(schema.field(name), columns[name]) for name in schema.names]

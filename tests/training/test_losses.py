@@ -70,6 +70,15 @@ def test_an_absent_row_is_no_negative():
     torch.testing.assert_close(retrieval_loss(z, present_BM, pair_B, torch.tensor(5.0)), without)
 
 
+def test_a_batch_of_one_subject_has_a_retrieval_loss_of_zero_and_moves_nothing():
+    z = {m: torch.nn.functional.normalize(torch.randn(1, 4), dim=-1).requires_grad_() for m in ("eeg", "audio")}
+    scale = torch.tensor(10.0, requires_grad=True)
+    loss = retrieval_loss(z, torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, dtype=torch.int64), scale)
+    loss.backward()
+    assert loss.item() == 0
+    assert all((t.grad == 0).all() for t in (*z.values(), scale))
+
+
 def test_a_missing_label_adds_nothing():
     logit_BC = torch.randn(4, 2)
     expected = torch.nn.functional.cross_entropy(logit_BC[:2], torch.tensor([1, 0]))

@@ -27,7 +27,6 @@ from mmray.storage import Workspace
 from mmray.training import inference, trainer
 from mmray.training.batches import graphs
 from mmray.training.checkpoint import load_run, read_checkpoint, write_checkpoint
-from tests.models.systems import SOLVED
 
 EPOCHS = 25
 MARK = 12345.0
@@ -198,30 +197,6 @@ def test_a_group_that_can_never_fit_is_refused_before_it_starts(tmp_path, prepar
         ResourceError, match=r"train: 99 x \(0.5 CPUs\) must run at once, and the nodes that are up hold \d+"
     ):
         trainer.train(settings)
-
-
-def test_values_of_test_subjects_reach_no_weight(run, tmp_path, prepared):
-    settings, workspace, summary = run
-    test = workspace.read_json("splits", "default.json")["parts"][0]["test"]
-    wild = settings.model_copy(update={"workspace": str(tmp_path)})
-    changed = prepared(wild.workspace, wild, subjects=24, segments=3, lone=3, scaled={subject: 1e6 for subject in test})
-    again = trainer.train(wild)
-    assert again.run_id == summary.run_id
-    assert weights(changed, again.run_id) == weights(workspace, summary.run_id)
-
-
-@pytest.mark.parametrize("name", SOLVED)
-def test_values_of_test_subjects_reach_no_solution(tmp_path, prepared, name):
-    def solved(folder, scaled=None):
-        settings = settings_in(tmp_path / folder)
-        settings = settings.model_copy(update={"model": config.Model(name=name, embedding=8)})
-        workspace = prepared(settings.workspace, settings, subjects=18, segments=2, lone=2, scaled=scaled)
-        found = weights(workspace, trainer.train(settings).run_id)
-        return found, workspace.read_json("splits", "default.json")["parts"][0]
-
-    calm, fold = solved("calm")
-    assert solved("wild", dict.fromkeys(fold["test"], 1e6)) == (calm, fold)
-    assert solved("moved", dict.fromkeys(fold["train"], 2.0))[0] != calm
 
 
 DRIVER = """
