@@ -127,8 +127,8 @@ def test_a_split_by_subjects_stays_inside_chances_band_on_the_same_recordings(fi
         rows.append(trial.run(of_fold, fingerprints, fold, 2, trial_id=str(number), variant=name))
     assert [row["error"] for row in rows] == [None] * 3
     figures = pooled.pool([trial.tested(row) for row in rows], settings.evaluate, settings.seed, {})
-    told = [f for f in figures if f.metric in ("R@1", "R@5", "MRR", "balanced_accuracy")]
+    told = [f for f in figures if f.metric in ("R@1", "balanced_accuracy")]
     for f in told:
         print(f"{name}, by subjects: {f.direction} {f.metric} {f.value:.3f}, band {f.band_low:.3f}-{f.band_high:.3f}")
-    assert [f.subjects for f in told] == [PEOPLE] * 7
+    assert [f.subjects for f in told] == [PEOPLE] * 3
     assert [f for f in told if not f.band_low <= f.value <= f.band_high] == []
