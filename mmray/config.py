@@ -163,7 +163,13 @@ class Train(Section):
     batch_size: int = Field(32, ge=2, description="distinct subjects a global batch")
     passes: int = Field(4, ge=1, description="times an epoch sees each subject, paired anew each time")
     segments: int = Field(4, ge=1, description="segments of each modality that a training sample is the mean of")
-    learning_rate: Positive = Field(1e-3, description="of AdamW, at the start of its cosine")
+    learning_rate: Positive = Field(1e-3, description="of AdamW, where its schedule is highest")
+    schedule: Literal["constant", "cosine", "one_cycle", "plateau"] = Field(
+        "cosine",
+        description="of the learning rate, epoch by epoch; plateau halves it when validation MRR stands still for more "
+        "than a third of patience",
+    )
+    clip_norm: Positive | None = Field(1.0, description="norm that a longer gradient is cut to; null: none")
     weight_decay: float = Field(1e-2, ge=0, description="of AdamW, on matrices alone")
     retrieval_weight: float = Field(1.0, ge=0, description="w_r, of eq. 6")
     classification_weight: float = Field(0.5, ge=0, description="w_c, of the cross-entropy")
@@ -180,6 +186,12 @@ class Train(Section):
     patience: int = Field(15, ge=1, description="epochs without a better validation MRR before it stops")
     num_workers: int = Field(0, ge=0, json_schema_extra=HARDWARE, description="0: in this process; N: DDP")
     max_failures: int = Field(3, ge=0, json_schema_extra=HARDWARE, description="worker deaths it recovers from")
+
+    @model_validator(mode="after")
+    def _plateau_comes_before_the_end(self) -> Self:
+        if self.schedule == "plateau" and self.patience < 2:
+            raise ValueError("schedule = plateau lowers no rate before patience = 1 ends the fit; raise patience")
+        return self
 
 
 class Sweep(Section):
