@@ -173,6 +173,10 @@ class Train(Section):
     weight_decay: float = Field(1e-2, ge=0, description="of AdamW, on matrices alone")
     retrieval_weight: float = Field(1.0, ge=0, description="w_r, of eq. 6")
     classification_weight: float = Field(0.5, ge=0, description="w_c, of the cross-entropy")
+    class_weights: bool = Field(
+        False,
+        description="the cross-entropy weighs each class by n / (C n_c), of the fold's labelled training subjects",
+    )
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.98, description="decay of the averaged weights that are validated and kept; 0: the last weights themselves"
     )
@@ -186,6 +190,12 @@ class Train(Section):
     patience: int = Field(15, ge=1, description="epochs without a better validation MRR before it stops")
     num_workers: int = Field(0, ge=0, json_schema_extra=HARDWARE, description="0: in this process; N: DDP")
     max_failures: int = Field(3, ge=0, json_schema_extra=HARDWARE, description="worker deaths it recovers from")
+
+    @model_validator(mode="after")
+    def _class_weights_weigh_something(self) -> Self:
+        if self.class_weights and not self.classification_weight:
+            raise ValueError("class_weights weigh nothing where classification_weight = 0; switch them off")
+        return self
 
     @model_validator(mode="after")
     def _plateau_comes_before_the_end(self) -> Self:

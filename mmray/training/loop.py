@@ -78,10 +78,11 @@ def fit(
     validation_graphs = {m: batches.dense(batches.graphs(part, place.device)) for m, part in validation.items()}
     model.to(place.device)
     model.fit_scalers({m: graphs.x_SND for m, graphs in train_graphs.items()})
+    weight_C = _class_weights(model, training, place) if train.class_weights else None
     if isinstance(model, ClosedForm):
         if start is None:
             model.fit_closed_form(training, lambda: _validation_mrr(model, validation_graphs, validation, place))
-            means = _epoch(model, draws, train_graphs, train, seed, 0, None, place)
+            means = _epoch(model, draws, train_graphs, train, seed, 0, None, place, weight_C)
             start = _solved(model, means, _validation_mrr(model, validation_graphs, validation, place))
             on_epoch(start)
         return start
@@ -114,7 +115,7 @@ def fit(
 
     while not state.finished:
         epoch = len(state.history)
-        means = _epoch(wrapped, draws, train_graphs, train, seed, epoch, optimiser, place, kept)
+        means = _epoch(wrapped, draws, train_graphs, train, seed, epoch, optimiser, place, weight_C, kept)
         if not math.isfinite(means[0]):
             raise ConfigError(
                 f"train: the loss is {means[0]} in epoch {epoch + 1}; lower train.learning_rate, or look for values "
@@ -165,6 +166,11 @@ def require_pairs(training: dict[str, Segments], validation: dict[str, Segments]
     return sampler(training)
 
 
+def _class_weights(model: System, training: dict[str, Segments], place: Place) -> Tensor:
+    _, label_U = subject_labels(training)
+    return losses.balanced(label_U, model.classifier.out_features).to(place.device)
+
+
 def _thinned(part: Segments, each: int) -> Segments:
     """At most `each` segments of every pair_id."""
     return part.take(np.sort(np.concatenate(list(spread(part.pair_id_S, each).values()))))
@@ -190,6 +196,7 @@ def _epoch(
     epoch: int,
     optimiser: torch.optim.Optimizer | None,
     place: Place,
+    class_weight_C: Tensor | None,
     kept: System | None = None,
 ) -> list[float]:
     """Mean losses of an epoch: total, retrieval, classification. Without an optimiser nothing moves.
@@ -205,7 +212,7 @@ def _epoch(
         batch = batches.batch(graphs, draw.shard(place.rank, place.world))
         with torch.autocast(place.device.type, torch.bfloat16, enabled=half):
             output = model(batch)
-        loss = losses.total_loss(output, batch, train)
+        loss = losses.total_loss(output, batch, train, class_weight_C)
         if optimiser is not None:
             optimiser.zero_grad(set_to_none=True)
             loss.total.backward()  # type: ignore[no-untyped-call]

@@ -13,7 +13,7 @@ from mmray.errors import ConfigError, WorkspaceError
 from mmray.graphs.population import Reference
 from mmray.models.registry import build
 from mmray.storage import Workspace
-from mmray.training import batches, inference
+from mmray.training import batches, inference, losses
 from mmray.training.checkpoint import read_checkpoint, write_checkpoint
 from mmray.training.loop import fit
 
@@ -107,6 +107,25 @@ def test_a_cut_gradient_is_no_longer_than_it_may_be(easy, by_subject, monkeypatc
         fit(model_for(easy), by_subject(easy, range(30)), by_subject(easy, range(30, 40)), settings, seed=0)
     assert max(lengths[0.1]) <= 0.1 * (1 + 1e-5)
     assert max(lengths[None]) > 0.1
+
+
+def test_class_weights_come_from_the_training_subjects_alone(easy, by_subject, monkeypatch):
+    """Labels of two classes, three to one, in training; all of the other class in validation."""
+    given = []
+    whole = losses.total_loss
+    monkeypatch.setattr(losses, "total_loss", lambda *a: given.append(a[3]) or whole(*a))
+    training, validation = by_subject(easy, range(4)), by_subject(easy, range(30, 40))
+    label = {"s000": 1, "s001": 0, "s002": 0, "s003": 0}
+    training = {
+        m: replace(part, label_S=np.array([label[s] for s in part.subject_id_S], dtype=np.int8))
+        for m, part in training.items()
+    }
+    validation = {m: replace(part, label_S=np.ones_like(part.label_S)) for m, part in validation.items()}
+    settings = TRAIN.model_copy(update={"epochs": 1, "class_weights": True})
+    small = build(SETTINGS.model_copy(update={"population": False}), {m: p.shape for m, p in easy.items()}, classes=2)
+    fit(small, training, validation, settings, seed=0)
+    assert given
+    assert all(weight_C.tolist() == pytest.approx([4 / (2 * 3), 4 / (2 * 1)]) for weight_C in given)
 
 
 def test_the_kept_weights_are_the_moving_average_of_every_step(easy, by_subject):
