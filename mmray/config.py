@@ -141,6 +141,14 @@ class Model(Section):
     )
     population_neighbours: int = Field(5, ge=1, description="crossmodal_gcn: k, how many of them")
     pooling: bool = Field(True, description="crossmodal_gcn: top-k pooling after each layer; off: every node stays")
+    node_encoder: Literal["linear", "mlp", "conv"] = Field(
+        "linear",
+        description="crossmodal_gcn: a node's features to its hidden vector; conv is for samples in time",
+    )
+    learned_adjacency: bool = Field(
+        False,
+        description="crossmodal_gcn: a learned weight a pair of electrodes, from 0, added to the segment's own graph",
+    )
     heads: int = Field(4, ge=1, description="gat: attention heads a layer; they share its width, so they divide hidden")
     gat_v2: bool = Field(False, description="gat: attention of GATv2, which ranks neighbours anew for each node")
     sampled_neighbours: int = Field(8, ge=1, description="graphsage: neighbours a node averages over in training")
