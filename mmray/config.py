@@ -146,6 +146,14 @@ class Model(Section):
     )
     population_neighbours: int = Field(5, ge=1, description="crossmodal_gcn: k, how many of them")
     pooling: bool = Field(True, description="crossmodal_gcn: top-k pooling after each layer; off: every node stays")
+    node_encoder: Literal["linear", "mlp", "conv"] = Field(
+        "linear",
+        description="crossmodal_gcn: a node's features to its hidden vector; conv is for samples in time",
+    )
+    learned_adjacency: bool = Field(
+        False,
+        description="crossmodal_gcn: a learned weight a pair of electrodes, from 0, added to the segment's own graph",
+    )
     heads: int = Field(4, ge=1, description="gat: attention heads a layer; they share its width, so they divide hidden")
     gat_v2: bool = Field(False, description="gat: attention of GATv2, which ranks neighbours anew for each node")
     sampled_neighbours: int = Field(8, ge=1, description="graphsage: neighbours a node averages over in training")
@@ -168,10 +176,20 @@ class Train(Section):
     batch_size: int = Field(256, ge=2, description="distinct subjects a global batch, at most")
     passes: int = Field(8, ge=1, description="times an epoch sees each subject, paired anew each time")
     segments: int = Field(4, ge=1, description="segments of each modality that a training sample is the mean of")
-    learning_rate: Positive = Field(1e-3, description="of AdamW, at the start of its cosine")
+    learning_rate: Positive = Field(1e-3, description="of AdamW, where its schedule is highest")
+    schedule: Literal["constant", "cosine", "one_cycle", "plateau"] = Field(
+        "cosine",
+        description="of the learning rate, epoch by epoch; plateau halves it when validation MRR stands still for more "
+        "than a third of patience",
+    )
+    clip_norm: Positive | None = Field(1.0, description="norm that a longer gradient is cut to; null: none")
     weight_decay: float = Field(1e-2, ge=0, description="of AdamW, on matrices alone")
     retrieval_weight: float = Field(1.0, ge=0, description="w_r, of eq. 6")
     classification_weight: float = Field(0.5, ge=0, description="w_c, of the cross-entropy")
+    class_weights: bool = Field(
+        False,
+        description="the cross-entropy weighs each class by n / (C n_c), of the fold's labelled training subjects",
+    )
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.98, description="decay of the averaged weights that are validated and kept; 0: the last weights themselves"
     )
@@ -185,6 +203,18 @@ class Train(Section):
     patience: int = Field(15, ge=1, description="epochs without a better validation MRR before it stops")
     num_workers: int = Field(0, ge=0, json_schema_extra=HARDWARE, description="0: in this process; N: DDP")
     max_failures: int = Field(3, ge=0, json_schema_extra=HARDWARE, description="worker deaths it recovers from")
+
+    @model_validator(mode="after")
+    def _class_weights_weigh_something(self) -> Self:
+        if self.class_weights and not self.classification_weight:
+            raise ValueError("class_weights weigh nothing where classification_weight = 0; switch them off")
+        return self
+
+    @model_validator(mode="after")
+    def _plateau_comes_before_the_end(self) -> Self:
+        if self.schedule == "plateau" and self.patience < 2:
+            raise ValueError("schedule = plateau lowers no rate before patience = 1 ends the fit; raise patience")
+        return self
 
 
 class Sweep(Section):

@@ -43,6 +43,19 @@ def test_a_refused_override_is_a_config_error(override: str) -> None:
         config.load(None, [override])
 
 
+@pytest.mark.parametrize(
+    ("overrides", "field"),
+    [
+        (["train.schedule=plateau", "train.patience=1"], "patience"),
+        (["train.clip_norm=0"], "clip_norm"),
+        (["train.class_weights=true", "train.classification_weight=0"], "class_weights"),
+    ],
+)
+def test_settings_that_cannot_work_together_are_refused_by_name(overrides: list[str], field: str) -> None:
+    with pytest.raises(ConfigError, match=field):
+        config.load(None, overrides)
+
+
 def test_every_problem_of_a_file_is_listed_at_once(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("train: {epoch: 3, batch_size: 1}\nsed: 4\n")
     with pytest.raises(ConfigError) as caught:

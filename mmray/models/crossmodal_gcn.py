@@ -15,7 +15,17 @@ from torch import Tensor, nn
 
 from mmray import config
 from mmray.graphs.adjacency import normalise_adjacency
-from mmray.models.layers import MOMENTS, CrossModalAttention, DenseGCNLayer, FeatureGate, TopKPool, moments, readout
+from mmray.models.layers import (
+    MOMENTS,
+    CrossModalAttention,
+    DenseGCNLayer,
+    FeatureGate,
+    LearnedAdjacency,
+    TopKPool,
+    moments,
+    readout,
+)
+from mmray.models.nodes import node_encoder
 from mmray.models.population import PopulationGraph
 from mmray.models.system import Encoder, Fused, System, projection
 
@@ -29,8 +39,9 @@ class GraphEncoder(Encoder):
     before these tell anything of others. Of electrodes the skip sees every node's features, since pooling forgets
     which electrode a value came from, and much of what tells two people apart lies there. Frames of a voice have no
     such names, so of them it sees each feature's mean, SD and extremes over the nodes: the tenth frame of one segment
-    is nothing to another's. Both are more numbers than there are people, so the skip takes only the directions in which
-    the training people's means differ most, each in SD over these people.
+    is nothing to another's, and a learned adjacency, one weight a pair of places, is for electrodes alone. Both are
+    more numbers than there are people, so the skip takes only the directions in which the training people's means
+    differ most, each in SD over these people.
 
     Args:
         nodes: N, fixed.
@@ -47,8 +58,9 @@ class GraphEncoder(Encoder):
     def __init__(self, nodes: int, width: int, model: config.Model, named: bool) -> None:
         super().__init__(nodes, width)
         self.named = named
-        self.input = nn.Linear(width, model.hidden)
+        self.input = node_encoder(width, model)
         self.position_NH = nn.Parameter(torch.empty(nodes, model.hidden))
+        self.adjacency = LearnedAdjacency(nodes) if model.learned_adjacency and named else None
         self.convolutions = nn.ModuleList(DenseGCNLayer(model.hidden, model.hidden) for _ in range(model.layers))
         self.norms = nn.ModuleList(nn.LayerNorm(model.hidden) for _ in range(model.layers))
         pools = model.layers if model.pooling else 0
@@ -78,6 +90,8 @@ class GraphEncoder(Encoder):
         x_BND = self.standardised(x_BND)
         skip_BE = self.skip((self._seen(x_BND) - self.centre_F) @ self.axes_FK)
         h_BNH = self.input(x_BND) + self.position_NH
+        if self.adjacency is not None:
+            weight_BNN = self.adjacency(weight_BNN)
         normalised_BNN = normalise_adjacency(weight_BNN)
         summed_BR: Tensor | float = 0.0
         for depth, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):

@@ -42,6 +42,35 @@ class DenseGCNLayer(nn.Module):
         return mixed
 
 
+class LearnedAdjacency(nn.Module):
+    """max(A + L, 0), L one symmetric matrix of zero diagonal for all segments (after DGCNN, Song et al. 2018, doi
+    10.1109/TAFFC.2018.2817622).
+
+    DGCNN learns max(L, 0) in the graph's place. Here L is added to it, from L = 0: the edges that a segment shows are
+    where people differ, and training moves away from them only as far as it pays. The cut follows the sum, so that a
+    pair that is no edge in one segment still learns from others where it is.
+
+    Args:
+        nodes: N; node n must be the same place in every graph.
+
+    Shapes: weight_BNN -> BNN, non-negative and symmetric as eq. 1 needs it.
+    """
+
+    def __init__(self, nodes: int) -> None:
+        super().__init__()
+        self.upper_NN = nn.Parameter(torch.empty(nodes, nodes))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The graph's own weights alone."""
+        nn.init.zeros_(self.upper_NN)
+
+    def forward(self, weight_BNN: Tensor) -> Tensor:
+        """The graphs' weights and the learned ones."""
+        upper_NN = self.upper_NN.triu(1)
+        return (weight_BNN + (upper_NN + upper_NN.T)).clamp(min=0)
+
+
 class TopKPool(nn.Module):
     """Self-attention graph pooling (SAGPool, Lee et al. 2019, doi 10.48550/arXiv.1904.08082) at a fixed node count.
 

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim.lr_scheduler import LRScheduler
 
 from mmray.config import Train
 from mmray.errors import ConfigError, WorkspaceError
@@ -24,8 +24,7 @@ from mmray.training.batches import Graphs
 from mmray.training.calibration import temperature
 from mmray.training.checkpoint import Checkpoint, EpochRecord, optimiser_tensors, restore_optimiser
 from mmray.training.sampling import Sampler, sampler, spread
-
-MAX_GRADIENT_NORM = 1.0
+from mmray.training.schedule import advance, schedule
 
 
 @dataclass(frozen=True)
@@ -50,10 +49,10 @@ def fit(
 ) -> Checkpoint:
     """Fit a model to the training subjects; keep the weights of the epoch with the best validation MRR.
 
-    AdamW (no decay on biases, norms and the temperature), a cosine schedule to the epoch budget, gradients clipped at
-    norm 1, bfloat16 autocast on a GPU. With `ema` the average of the weights is what is validated and returned. On a
-    CPU, stopping after any epoch and going on from its checkpoint gives the same bits, at an equal number of workers. A
-    system in closed form is solved for instead, on every worker alike, and its one record tells of the solution.
+    AdamW (no decay on biases, norms and the temperature) under a schedule, clipped gradients, bfloat16 autocast on a
+    GPU. With `ema` the average of the weights is what is validated and returned. On a CPU, stopping after any epoch and
+    going on from its checkpoint gives the same bits, at an equal number of workers. A system in closed form is solved
+    for instead, on every worker alike, and its one record tells of the solution.
 
     Args:
         model: freshly built, on any device; its scalers are fitted here, on `training` alone.
@@ -82,15 +81,16 @@ def fit(
         {m: graphs.x_SND for m, graphs in train_graphs.items()},
         {m: graphs.subject_id_S for m, graphs in train_graphs.items()},
     )
+    weight_C = _class_weights(model, training, place) if train.class_weights else None
     if isinstance(model, ClosedForm):
         if start is None:
             model.fit_closed_form(training, lambda: _validation_mrr(model, validation_graphs, validation, place))
-            means = _epoch(model, draws, train_graphs, train, seed, 0, None, place)
+            means = _epoch(model, draws, train_graphs, train, seed, 0, None, place, weight_C)
             start = _solved(model, means, _validation_mrr(model, validation_graphs, validation, place))
             on_epoch(start)
         return start
     optimiser = _optimiser(model, train)
-    scheduler = CosineAnnealingLR(optimiser, train.epochs)
+    scheduler = schedule(optimiser, train)
     torch.manual_seed(seed * 7919 + place.rank)
     if start is not None:
         _restore(model, optimiser, scheduler, start, place)
@@ -118,7 +118,7 @@ def fit(
 
     while not state.finished:
         epoch = len(state.history)
-        means = _epoch(wrapped, draws, train_graphs, train, seed, epoch, optimiser, place, kept)
+        means = _epoch(wrapped, draws, train_graphs, train, seed, epoch, optimiser, place, weight_C, kept)
         if not math.isfinite(means[0]):
             raise ConfigError(
                 f"train: the loss is {means[0]} in epoch {epoch + 1}; lower train.learning_rate, or look for values "
@@ -136,7 +136,7 @@ def fit(
             logit_scale=model.logit_scale().item(),
             learning_rate=optimiser.param_groups[0]["lr"],
         )
-        scheduler.step()
+        advance(scheduler, mrr)
         # the later of two equal epochs is kept: a small validation set reaches its ceiling long before the loss
         if mrr >= state.best_mrr:
             best = {name: tensor.detach().clone() for name, tensor in kept.state_dict().items()}
@@ -169,6 +169,11 @@ def require_pairs(training: dict[str, Segments], validation: dict[str, Segments]
     return sampler(training)
 
 
+def _class_weights(model: System, training: dict[str, Segments], place: Place) -> Tensor:
+    _, label_U = subject_labels(training)
+    return losses.balanced(label_U, model.classifier.out_features).to(place.device)
+
+
 def _thinned(part: Segments, each: int) -> Segments:
     """At most `each` segments of every pair_id."""
     return part.take(np.sort(np.concatenate(list(spread(part.pair_id_S, each).values()))))
@@ -194,6 +199,7 @@ def _epoch(
     epoch: int,
     optimiser: torch.optim.Optimizer | None,
     place: Place,
+    class_weight_C: Tensor | None,
     kept: System | None = None,
 ) -> list[float]:
     """Mean losses of an epoch: total, retrieval, classification. Without an optimiser nothing moves.
@@ -209,11 +215,12 @@ def _epoch(
         batch = batches.batch(graphs, draw.shard(place.rank, place.world))
         with torch.autocast(place.device.type, torch.bfloat16, enabled=half):
             output = model(batch)
-        loss = losses.total_loss(output, batch, train)
+        loss = losses.total_loss(output, batch, train, class_weight_C)
         if optimiser is not None:
             optimiser.zero_grad(set_to_none=True)
             loss.total.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
+            if train.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), train.clip_norm)
             optimiser.step()
             if kept is not None and train.ema:
                 averaging.follow(kept, model, train.ema, first + count)
@@ -270,7 +277,7 @@ def _capture(
     best: dict[str, Tensor],
     best_reference: dict[str, Tensor],
     optimiser: torch.optim.Optimizer,
-    scheduler: CosineAnnealingLR,
+    scheduler: LRScheduler,
     place: Place,
 ) -> Checkpoint:
     tensors = {f"model.{name}": tensor.detach().clone() for name, tensor in model.state_dict().items()}
@@ -293,7 +300,7 @@ def _capture(
 def _restore(
     model: System,
     optimiser: torch.optim.Optimizer,
-    scheduler: CosineAnnealingLR,
+    scheduler: LRScheduler,
     start: Checkpoint,
     place: Place,
 ) -> None:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mmray.config import Train
@@ -28,10 +30,10 @@ class Losses:
     classification: Tensor
 
 
-def total_loss(output: Output, batch: Batch, train: Train) -> Losses:
-    """w_r * eq. 6 + w_c * cross-entropy."""
+def total_loss(output: Output, batch: Batch, train: Train, class_weight_C: Tensor | None = None) -> Losses:
+    """w_r * eq. 6 + w_c * cross-entropy, its rows weighted by class where weights are given."""
     retrieval = retrieval_loss(output.z, batch.present_BM, batch.pair_B, output.logit_scale)
-    classification = classification_loss(output.logit_BC, batch.label_B)
+    classification = classification_loss(output.logit_BC, batch.label_B, class_weight_C)
     total = train.retrieval_weight * retrieval + train.classification_weight * classification
     return Losses(total, retrieval, classification)
 
@@ -63,10 +65,29 @@ def retrieval_loss(z: dict[str, Tensor], present_BM: Tensor, pair_B: Tensor, log
     return torch.stack(directions).mean()
 
 
-def classification_loss(logit_BC: Tensor, label_B: Tensor) -> Tensor:
-    """Cross-entropy over the global batch's labelled rows; a label of -1 is not known. This worker's share."""
-    summed = F.cross_entropy(logit_BC.float(), label_B, ignore_index=-1, reduction="sum")
-    return summed * _world_size() / _global_count(label_B >= 0)
+def classification_loss(logit_BC: Tensor, label_B: Tensor, class_weight_C: Tensor | None = None) -> Tensor:
+    """Cross-entropy over the global batch's labelled rows; a label of -1 is not known. This worker's share.
+
+    With class weights it is the weighted mean: sum_b w(y_b) loss_b / sum_b w(y_b), both sums over the global batch.
+    """
+    summed = F.cross_entropy(logit_BC.float(), label_B, class_weight_C, ignore_index=-1, reduction="sum")
+    known_B = label_B >= 0
+    if class_weight_C is None:
+        return summed * _world_size() / _global_count(known_B)
+    weight = _global_sum((class_weight_C[label_B.clamp(min=0)] * known_B).sum())
+    return summed * _world_size() / torch.where(weight > 0, weight, 1)
+
+
+def balanced(label_U: NDArray[np.int64], classes: int) -> Tensor:
+    """Class weights under which every class counts alike: w_c = n / (C n_c), of the n labelled people.
+
+    Args:
+        label_U: one class a person; -1 where it is not known.
+        classes: C; one that nobody has weighs 0.
+    """
+    count_C = np.bincount(label_U[label_U >= 0], minlength=classes)
+    weight_C = np.where(count_C, count_C.sum() / (classes * np.maximum(count_C, 1)), 0)
+    return torch.tensor(weight_C, dtype=torch.float32)
 
 
 def gather_rows(local_BX: Tensor) -> Tensor:
@@ -111,10 +132,13 @@ def _multi_positive_cross_entropy(score_BG: Tensor, positive_BG: Tensor) -> Tens
 
 
 def _global_count(chosen_B: Tensor) -> Tensor:
-    count = chosen_B.sum().float()
+    return _global_sum(chosen_B.sum().float()).clamp(min=1)
+
+
+def _global_sum(own: Tensor) -> Tensor:
     if _world_size() > 1:
-        dist.all_reduce(count)
-    return count.clamp(min=1)
+        dist.all_reduce(own)
+    return own
 
 
 def _world_size() -> int:

@@ -28,6 +28,8 @@ def fresh(name: str, **settings):
         for encoder in model.encoders.values():
             if hasattr(encoder, "share"):
                 encoder.share.fill_(1.0)
+            if getattr(encoder, "adjacency", None) is not None:
+                encoder.adjacency.upper_NN.normal_()
         if model.neighbours:
             model.attach(reference())
             model.population.inter_MM.fill_(0.7)

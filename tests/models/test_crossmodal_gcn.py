@@ -1,4 +1,4 @@
-"""The ablation switches: each takes out its part and nothing else, and the rule holds without it."""
+"""Switches and options: each takes out or adds its part and nothing else, and the rule holds with every one."""
 
 from __future__ import annotations
 
@@ -12,12 +12,53 @@ from mmray.models.system import Batch
 from tests.models.systems import SHAPES, B, embeddings, fresh, leaks, reference
 
 SWITCHES = ("population", "attention", "gate", "pooling")
+OPTIONS = pytest.mark.parametrize(
+    "option", [{"learned_adjacency": True}, {"node_encoder": "mlp"}, {"node_encoder": "conv"}], ids=str
+)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train mode", "eval mode"])
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_a_partner_leaks_through_no_ablation(batch: Batch, switch, training):
     assert not leaks(fresh("crossmodal_gcn", **{switch: False}), batch, "eeg", training)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train mode", "eval mode"])
+@pytest.mark.parametrize("modality", list(SHAPES))
+@OPTIONS
+def test_a_partner_leaks_through_no_option(batch: Batch, option, modality, training):
+    assert not leaks(fresh("crossmodal_gcn", **option), batch, modality, training)
+
+
+@OPTIONS
+def test_an_option_moves_the_embedding_and_trains_every_parameter(batch: Batch, option):
+    model = fresh("crossmodal_gcn", **option)
+    assert not torch.equal(*(embeddings(m, batch, "eeg", training=False) for m in (model, fresh("crossmodal_gcn"))))
+    output = model(batch)
+    (output.logit_BC.sum() + sum(z.sum() for z in output.z.values()) + output.logit_scale).backward()
+    assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
+
+
+def test_a_learned_adjacency_starts_from_the_graph_itself_and_leaves_voices_alone(batch: Batch):
+    model, without = fresh("crossmodal_gcn", learned_adjacency=True), fresh("crossmodal_gcn")
+    assert set(model.state_dict()) - set(without.state_dict()) == {"encoders.eeg.adjacency.upper_NN"}
+    model.load_state_dict(without.state_dict(), strict=False)
+    model.encoders["eeg"].adjacency.reset_parameters()
+    for modality in SHAPES:
+        assert torch.equal(*(embeddings(m, batch, modality, training=False) for m in (model, without)))
+
+
+def test_a_learned_adjacency_hears_at_its_start_of_edges_and_of_pairs_that_are_none(batch: Batch):
+    model = fresh("crossmodal_gcn", learned_adjacency=True)
+    model.encoders["eeg"].adjacency.reset_parameters()
+    edge_NN = torch.rand(12, 12, generator=torch.Generator().manual_seed(0)).triu(1) > 0.7
+    weight_BNN = (edge_NN | edge_NN.T).float().expand(B, -1, -1)
+    model.encode("eeg", batch.x["eeg"], weight_BNN).square().sum().backward()
+    gradient_NN = model.encoders["eeg"].adjacency.upper_NN.grad
+    above_NN = torch.ones(12, 12).triu(1) > 0
+    assert (gradient_NN[edge_NN] != 0).any()
+    assert (gradient_NN[above_NN & ~edge_NN] != 0).any()
+    assert (gradient_NN[~above_NN] == 0).all()
 
 
 @pytest.mark.parametrize("switch", SWITCHES)

@@ -11,7 +11,15 @@ from torch_geometric.nn import GCNConv, SAGPooling
 from torch_geometric.utils import dense_to_sparse
 
 from mmray.graphs.adjacency import normalise_adjacency
-from mmray.models.layers import CrossModalAttention, DenseGCNLayer, FeatureGate, TopKPool, moments, readout
+from mmray.models.layers import (
+    CrossModalAttention,
+    DenseGCNLayer,
+    FeatureGate,
+    LearnedAdjacency,
+    TopKPool,
+    moments,
+    readout,
+)
 
 B, N, D, E = 3, 15, 5, 4
 
@@ -34,6 +42,19 @@ def test_dense_gcn_equals_sparse_gcn():
     sparse.lin.weight.data, sparse.bias.data = dense.weight_DE.data.T, dense.bias_E.data
     expected_BNE = torch.stack([sparse(x, *dense_to_sparse(w)) for x, w in zip(x_BND, weight_BNN, strict=True)])
     torch.testing.assert_close(dense(x_BND, normalise_adjacency(weight_BNN)), expected_BNE, atol=1e-5, rtol=1e-5)
+
+
+def test_a_learned_adjacency_adds_one_weight_a_pair_and_stays_what_eq_1_takes():
+    layer = LearnedAdjacency(N)
+    torch.nn.init.normal_(layer.upper_NN)
+    _, weight_BNN = random_graphs()
+    learned = layer.upper_NN.detach()
+    for found_NN, given_NN in zip(layer(weight_BNN).detach(), weight_BNN, strict=True):
+        for i in range(N):
+            for j in range(N):
+                own = 0.0 if i == j else float(learned[min(i, j), max(i, j)])
+                assert float(found_NN[i, j]) == pytest.approx(max(float(given_NN[i, j]) + own, 0.0), abs=1e-6)
+    assert torch.isfinite(normalise_adjacency(layer(weight_BNN))).all()
 
 
 @pytest.mark.parametrize("ratio", [0.3, 0.5, 0.9])

@@ -13,7 +13,7 @@ from mmray.errors import ConfigError, WorkspaceError
 from mmray.graphs.population import Reference
 from mmray.models.registry import build
 from mmray.storage import Workspace
-from mmray.training import batches, inference
+from mmray.training import batches, inference, losses
 from mmray.training.checkpoint import read_checkpoint, write_checkpoint
 from mmray.training.loop import fit
 
@@ -75,6 +75,59 @@ def test_the_learning_rate_follows_a_cosine_to_the_budget(fitted):
     assert [record.learning_rate for record in fitted.history] == pytest.approx(expected)
 
 
+def test_a_plateau_halves_the_rate_where_validation_stood_still(easy, by_subject):
+    """Against the rule in words, on the MRRs that the fit itself tells; with patience 5 one bad epoch is borne."""
+    settings = TRAIN.model_copy(update={"epochs": 14, "passes": 1, "patience": 5, "schedule": "plateau"})
+    state = fit(model_for(easy), by_subject(easy, range(30)), by_subject(easy, range(30, 40)), settings, seed=0)
+    rate, best, bad, expected = settings.learning_rate, -1.0, 0, []
+    for record in state.history:
+        expected.append(rate)
+        bad = 0 if record.validation_mrr > best else bad + 1
+        best = max(best, record.validation_mrr)
+        if bad > 1:
+            rate, bad = rate / 2, 0
+    assert expected[-1] < settings.learning_rate, "validation never stood still, and the test asks nothing"
+    assert [record.learning_rate for record in state.history] == expected
+
+
+def test_a_cut_gradient_is_no_longer_than_it_may_be(easy, by_subject, monkeypatch):
+    """What reaches the optimiser; without a limit some of it is longer."""
+    lengths = {}
+    step = torch.optim.AdamW.step
+
+    def measured(optimiser, *given):
+        gradients = [p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+        lengths[limit].append(float(torch.nn.utils.get_total_norm(gradients)))
+        return step(optimiser, *given)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", measured)
+    for limit in (0.1, None):
+        lengths[limit] = []
+        settings = TRAIN.model_copy(update={"epochs": 1, "clip_norm": limit})
+        fit(model_for(easy), by_subject(easy, range(30)), by_subject(easy, range(30, 40)), settings, seed=0)
+    assert max(lengths[0.1]) <= 0.1 * (1 + 1e-5)
+    assert max(lengths[None]) > 0.1
+
+
+def test_class_weights_come_from_the_training_subjects_alone(easy, by_subject, monkeypatch):
+    """Labels of two classes, three to one, in training; all of the other class in validation."""
+    given = []
+    whole = losses.total_loss
+    monkeypatch.setattr(losses, "total_loss", lambda *a: given.append(a[3]) or whole(*a))
+    training, validation = by_subject(easy, range(4)), by_subject(easy, range(30, 40))
+    label = {"s000": 1, "s001": 0, "s002": 0, "s003": 0}
+    training = {
+        m: replace(part, label_S=np.array([label[s] for s in part.subject_id_S], dtype=np.int8))
+        for m, part in training.items()
+    }
+    validation = {m: replace(part, label_S=np.ones_like(part.label_S)) for m, part in validation.items()}
+    settings = TRAIN.model_copy(update={"epochs": 1, "class_weights": True})
+    small = build(SETTINGS.model_copy(update={"population": False}), {m: p.shape for m, p in easy.items()}, classes=2)
+    fit(small, training, validation, settings, seed=0)
+    assert given
+    assert all(weight_C.tolist() == pytest.approx([4 / (2 * 3), 4 / (2 * 1)]) for weight_C in given)
+
+
 def test_the_kept_weights_are_the_moving_average_of_every_step(easy, by_subject):
     """Against a loop over the definition, on the weights that an identical fit without averaging passes through."""
     one_step = TRAIN.model_copy(update={"epochs": 4, "passes": 1, "batch_size": 30, "segments": 2})
@@ -118,38 +171,58 @@ def test_a_fit_stops_when_validation_no_longer_rises(easy, by_subject):
     assert len(state.history) == last_rise + 1 + patient.patience
 
 
-@pytest.mark.parametrize("stop_after", [1, 3])
-@pytest.mark.parametrize("other", [{"reference_every": 1}, {"reference_every": 2}, {"ema": 0.0}])
-def test_a_resumed_fit_ends_bit_identical(easy, by_subject, tmp_path, stop_after, other):
-    settings = TRAIN.model_copy(update=other)
-    fitted = fit(model_for(easy), by_subject(easy, range(30)), by_subject(easy, range(30, 40)), settings, seed=0)
-    workspace = Workspace(str(tmp_path))
+def killed(data, settings, workspace, stops):
+    """A fit that dies after the first epoch that `stops`, and what then goes on from its checkpoint."""
 
     class KilledError(Exception):
         pass
 
     def on_epoch(state):
         write_checkpoint(workspace, state, "checkpoint")
-        if len(state.history) == stop_after:
+        if stops(state):
             raise KilledError
 
-    data = by_subject(easy, range(30)), by_subject(easy, range(30, 40))
     with pytest.raises(KilledError):
-        fit(model_for(easy), *data, settings, seed=0, on_epoch=on_epoch)
+        fit(model_for(data[0]), *data, settings, seed=0, on_epoch=on_epoch)
     torch.manual_seed(99)
     told = []
+    start = read_checkpoint(workspace, "checkpoint")
     resumed = fit(
-        model_for(easy),
+        model_for(data[0]),
         *data,
         settings,
         seed=0,
-        start=read_checkpoint(workspace, "checkpoint"),
+        start=start,
         on_epoch=lambda state: told.append(len(state.history)),
     )
-    assert told == list(range(stop_after + 1, len(fitted.history) + 1)), "it began again from the start"
-    assert resumed.tensors.keys() == fitted.tensors.keys()
-    assert [name for name, tensor in fitted.tensors.items() if not torch.equal(tensor, resumed.tensors[name])] == []
-    assert resumed.history == fitted.history
+    assert told == list(range(len(start.history) + 1, len(resumed.history) + 1)), "it began again from the start"
+    return start, resumed
+
+
+def require_same_bits(resumed, unbroken):
+    assert resumed.tensors.keys() == unbroken.tensors.keys()
+    assert [name for name, tensor in unbroken.tensors.items() if not torch.equal(tensor, resumed.tensors[name])] == []
+    assert resumed.history == unbroken.history
+
+
+@pytest.mark.parametrize("stop_after", [1, 3])
+@pytest.mark.parametrize(
+    "other", [{"reference_every": 1}, {"reference_every": 2}, {"ema": 0.0}, {"schedule": "one_cycle"}]
+)
+def test_a_resumed_fit_ends_bit_identical(easy, by_subject, tmp_path, stop_after, other):
+    settings = TRAIN.model_copy(update=other)
+    data = by_subject(easy, range(30)), by_subject(easy, range(30, 40))
+    _, resumed = killed(data, settings, Workspace(str(tmp_path)), lambda state: len(state.history) == stop_after)
+    require_same_bits(resumed, fit(model_for(easy), *data, settings, seed=0))
+
+
+def test_a_fit_resumed_on_a_plateau_halves_its_rate_when_an_unbroken_one_does(generated, by_subject, tmp_path):
+    noise = generated(subjects=24, segments=2, coupled=False)
+    data = by_subject(noise, range(16)), by_subject(noise, range(16, 24))
+    settings = TRAIN.model_copy(update={"epochs": 9, "passes": 1, "patience": 5, "schedule": "plateau"})
+    start, resumed = killed(data, settings, Workspace(str(tmp_path)), lambda state: state.stale == 1)
+    assert resumed.history[len(start.history) + 1].learning_rate < start.history[-1].learning_rate
+    require_same_bits(resumed, fit(model_for(noise), *data, settings, seed=0))
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(easy, by_subject, fitted):

@@ -12,6 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.utils.class_weight import compute_class_weight
 from torch.nn.parallel import DistributedDataParallel
 
 from mmray import config
@@ -20,7 +21,7 @@ from mmray.graphs.population import Reference
 from mmray.models.registry import build
 from mmray.models.system import Batch
 from mmray.training.batches import Graphs, batch
-from mmray.training.losses import classification_loss, retrieval_loss, total_loss
+from mmray.training.losses import balanced, classification_loss, retrieval_loss, total_loss
 from mmray.training.sampling import Draw
 
 SHAPES = {"eeg": (6, 3), "audio": (5, 4)}
@@ -87,6 +88,62 @@ def test_a_missing_label_adds_nothing():
 
 def test_a_batch_without_labels_has_a_loss_of_zero():
     assert float(classification_loss(torch.randn(4, 2), torch.full((4,), -1))) == 0.0
+
+
+def labelled_rows() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Class scores, labels with gaps, and small weights; of two workers the second holds a single labelled row."""
+    logit_BC = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    return logit_BC, torch.tensor([0, -1, 2, -1, 2, 1, 2, -1]), torch.tensor([0.4, 0.01, 0.07])
+
+
+def weighted_share(rank: int, world: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A worker's loss, and the gradient of its own rows."""
+    logit_BC, label_B, weight_C = labelled_rows()
+    own_BC = logit_BC[rank::world].clone().requires_grad_()
+    loss = classification_loss(own_BC, label_B[rank::world], weight_C)
+    return loss.detach(), torch.autograd.grad(loss, own_BC)[0]
+
+
+def require_torchs_own(shares: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """The mean over workers, of losses and gradients, is what torch makes of the whole batch."""
+    logit_BC, label_B, weight_C = labelled_rows()
+    logit_BC.requires_grad_()
+    expected = torch.nn.functional.cross_entropy(logit_BC, label_B, weight_C, ignore_index=-1)
+    (gradient_BC,) = torch.autograd.grad(expected, logit_BC)
+    torch.testing.assert_close(torch.stack([loss for loss, _ in shares]).mean(), expected.detach())
+    for rank, (_, own_BC) in enumerate(shares):
+        torch.testing.assert_close(own_BC / len(shares), gradient_BC[rank :: len(shares)])
+
+
+def weighted_on_one_of_two(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.save(weighted_share(rank, 2), f"{folder}/share-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_the_weighted_cross_entropy_is_torchs_own_on_one_worker():
+    require_torchs_own([weighted_share(0, 1)])
+
+
+def test_the_weighted_cross_entropy_is_torchs_own_on_two_workers(tmp_path: Path):
+    mp.spawn(weighted_on_one_of_two, args=(str(tmp_path),), nprocs=2)
+    require_torchs_own([torch.load(tmp_path / f"share-{rank}.pt", weights_only=True) for rank in range(2)])
+
+
+def test_a_weighted_batch_without_labels_has_a_loss_of_zero():
+    assert float(classification_loss(torch.randn(4, 2), torch.full((4,), -1), torch.tensor([2.0, 0.5]))) == 0.0
+
+
+def test_balanced_weights_are_those_of_scikit_learn_and_leave_out_unknown_labels():
+    label_U = np.array([0, 2, -1, 2, 1, 2, -1, 0])
+    known_U = label_U[label_U >= 0]
+    expected_C = compute_class_weight("balanced", classes=np.arange(3), y=known_U)
+    np.testing.assert_allclose(balanced(label_U, 3).numpy(), expected_C, rtol=1e-6)
+
+
+def test_a_class_that_nobody_has_weighs_nothing():
+    assert balanced(np.array([0, 0, 2, -1]), 3).tolist() == pytest.approx([0.5, 0.0, 1.0])
+    assert balanced(np.array([-1, -1]), 2).tolist() == [0.0, 0.0]
 
 
 def global_batch(rank: int = 0, world: int = 1) -> Batch:

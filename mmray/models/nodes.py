@@ -1,0 +1,59 @@
+"""From a node's own features to its hidden vector, before any graph layer; every node through the same weights."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from mmray import config
+
+CHANNELS = 8
+KERNEL = 7  # values; odd, so that a filter is centred
+
+
+def node_encoder(width: int, model: config.Model) -> nn.Module:
+    """The map that `model.node_encoder` names, BND -> BNH.
+
+    Args:
+        width: D features a node.
+        model: sizes.
+    """
+    match model.node_encoder:
+        case "linear":
+            return nn.Linear(width, model.hidden)
+        case "mlp":
+            return nn.Sequential(nn.Linear(width, model.hidden), nn.GELU(), nn.Linear(model.hidden, model.hidden))
+        case "conv":
+            return NodeConvolution(model.hidden)
+
+
+class NodeConvolution(nn.Module):
+    """h = W pool(gelu(k * x)) + b: filters along a node's D values, averaged over about H / 8 stretches of them.
+
+    For nodes whose values are samples in time. Any D is taken; where it is less than the stretches, they share values.
+
+    Args:
+        hidden: H.
+
+    Shapes: x_BND -> BNH.
+    """
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        stretches = math.ceil(hidden / CHANNELS)
+        self.filters = nn.Conv1d(1, CHANNELS, KERNEL, padding=KERNEL // 2)
+        self.activation = nn.GELU()
+        self.pool = nn.AdaptiveAvgPool1d(stretches)
+        self.linear = nn.Linear(CHANNELS * stretches, hidden)
+
+    def reset_parameters(self) -> None:
+        """New filters and a new map."""
+        self.filters.reset_parameters()
+        self.linear.reset_parameters()
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        """Each node's vector, from its own values alone."""
+        filtered_R8D = self.activation(self.filters(x_BND.flatten(0, 1)[:, None]))
+        h_BNH: Tensor = self.linear(self.pool(filtered_R8D).flatten(1)).unflatten(0, x_BND.shape[:2])
+        return h_BNH

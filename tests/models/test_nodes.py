@@ -1,0 +1,48 @@
+"""What a node's hidden vector is made from: all of its own values, and nobody else's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mmray import config
+from mmray.models.nodes import node_encoder
+
+KINDS = pytest.mark.parametrize("kind", ["linear", "mlp", "conv"])
+
+
+@KINDS
+@pytest.mark.parametrize("hidden", [2, 12])
+@pytest.mark.parametrize("width", [1, 2, 5, 250])
+def test_any_number_of_values_is_heard_to_the_last(kind, hidden, width):
+    torch.manual_seed(0)
+    encoder = node_encoder(width, config.Model(node_encoder=kind, hidden=hidden))
+    x_BND = torch.randn(2, 3, width, requires_grad=True)
+    h_BNH = encoder(x_BND)
+    assert h_BNH.shape == (2, 3, hidden)
+    h_BNH.square().sum().backward()
+    assert (x_BND.grad != 0).all()
+
+
+@KINDS
+def test_a_node_is_encoded_by_itself(kind):
+    torch.manual_seed(0)
+    encoder = node_encoder(9, config.Model(node_encoder=kind, hidden=6))
+    x_BND = torch.randn(2, 3, 9)
+    expected = [[encoder(x_D[None, None])[0, 0] for x_D in x_ND] for x_ND in x_BND]
+    torch.testing.assert_close(encoder(x_BND), torch.stack([torch.stack(row) for row in expected]))
+
+
+def test_a_convolution_takes_a_wave_that_comes_a_little_later_for_much_the_same():
+    """Where a linear map, at equal SD of its output, takes it for another."""
+    torch.manual_seed(0)
+    time_T = torch.arange(256) / 256
+    phase_B = 2 * torch.pi * torch.rand(64)
+    wave, later = (
+        torch.sin(2 * torch.pi * 32 * (time_T - delay) + phase_B[:, None])[:, None] for delay in (0.0, 1 / 128)
+    )
+    moved = {}
+    for kind in ("linear", "conv"):
+        encoder = node_encoder(256, config.Model(node_encoder=kind, hidden=16))
+        moved[kind] = float((encoder(later) - encoder(wave)).std() / encoder(wave).std())
+    assert moved["conv"] < 0.2 * moved["linear"]
