@@ -148,7 +148,7 @@ def test_planted_electrodes_are_found(generated, by_subject):
     torch.manual_seed(0)
     shapes = {m: part.shape for m, part in changed.items()}
     model = build(config.Model(hidden=16, embedding=16, population=False), shapes, classes=2)
-    train = config.Train(epochs=8, passes=6, learning_rate=3e-3, ema=0.0, retrieval_weight=0.0)
+    train = config.Train(epochs=8, batch_size=16, passes=6, learning_rate=3e-3, ema=0.0, retrieval_weight=0.0)
     state = fit(model, by_subject(changed, range(40)), by_subject(changed, range(40, 60)), train, seed=0)
     model.load_state_dict(state.part("best"))
     run = LoadedRun("r", model.eval(), config.Config(), shapes, 2, 0, "d")
