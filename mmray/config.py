@@ -200,7 +200,7 @@ class Train(Section):
     compile: bool = Field(
         False,
         json_schema_extra=HARDWARE,
-        description="torch.compile of the encoders in the fit; on a CPU of ours no faster",
+        description="torch.compile of the encoders in the fit; on a CPU we measured no gain",
     )
     max_failures: int = Field(3, ge=0, json_schema_extra=HARDWARE, description="worker deaths it recovers from")
 
