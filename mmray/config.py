@@ -202,6 +202,11 @@ class Train(Section):
     )
     patience: int = Field(15, ge=1, description="epochs without a better validation MRR before it stops")
     num_workers: int = Field(0, ge=0, json_schema_extra=HARDWARE, description="0: in this process; N: DDP")
+    compile: bool = Field(
+        False,
+        json_schema_extra=HARDWARE,
+        description="torch.compile of the encoders in the fit; on a CPU we measured no gain",
+    )
     max_failures: int = Field(3, ge=0, json_schema_extra=HARDWARE, description="worker deaths it recovers from")
 
     @model_validator(mode="after")

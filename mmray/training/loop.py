@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -25,6 +27,8 @@ from mmray.training.calibration import temperature
 from mmray.training.checkpoint import Checkpoint, EpochRecord, optimiser_tensors, restore_optimiser
 from mmray.training.sampling import Sampler, sampler, spread
 from mmray.training.schedule import advance, schedule
+
+Forwards = dict[nn.Module, Callable[..., Any]]
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ def fit(
 
     Raises:
         WorkspaceError: fewer than two training subjects or validation pair_ids have every modality.
-        ConfigError: the loss is no longer finite, or too few subjects are there for the population graph.
+        ConfigError: the loss is no longer finite, too few subjects are there for the population graph, or PyTorch finds
+            nothing here to compile with.
     """
     draws = require_pairs(training, validation)
     validation = {m: _thinned(part, train.validation_segments) for m, part in validation.items()}
@@ -115,10 +120,12 @@ def fit(
         before = start.part("reference") if start is not None else {}
         attach(reference.of_tensors(before, training, place.device) if before else refreshed())
     wrapped = model if place.world == 1 else DistributedDataParallel(model, broadcast_buffers=False)
+    compiled: Forwards = _compiled(model) if train.compile else {}
 
     while not state.finished:
         epoch = len(state.history)
-        means = _epoch(wrapped, draws, train_graphs, train, seed, epoch, optimiser, place, weight_C, kept)
+        with _standing_in(compiled):
+            means = _epoch(wrapped, draws, train_graphs, train, seed, epoch, optimiser, place, weight_C, kept)
         if not math.isfinite(means[0]):
             raise ConfigError(
                 f"train: the loss is {means[0]} in epoch {epoch + 1}; lower train.learning_rate, or look for values "
@@ -167,6 +174,28 @@ def require_pairs(training: dict[str, Segments], validation: dict[str, Segments]
             "split.validation_fraction under a new split.name, or choose another train.fold"
         )
     return sampler(training)
+
+
+def _compiled(model: System) -> Forwards:
+    """Each encoder's forward, compiled: most of the arithmetic. A whole system falls into dozens of pieces."""
+    # dropout draws as it does uncompiled
+    return {e: torch.compile(e.forward, options={"fallback_random": True}) for e in model.encoders.values()}
+
+
+@contextmanager
+def _standing_in(forwards: Forwards) -> Iterator[None]:
+    """Modules run these for their own forward while this lasts; compiled modules would go by other names of weights."""
+    for module, forward in forwards.items():
+        module.forward = forward
+    try:
+        yield
+    except torch._dynamo.exc.BackendCompilerFailed as error:
+        raise ConfigError(
+            f"train: PyTorch finds nothing here to compile with ({str(error).splitlines()[0]}); set train.compile=false"
+        ) from error
+    finally:
+        for module in forwards:
+            del module.forward
 
 
 def _class_weights(model: System, training: dict[str, Segments], place: Place) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -223,6 +225,46 @@ def test_a_fit_resumed_on_a_plateau_halves_its_rate_when_an_unbroken_one_does(ge
     start, resumed = killed(data, settings, Workspace(str(tmp_path)), lambda state: state.stale == 1)
     assert resumed.history[len(start.history) + 1].learning_rate < start.history[-1].learning_rate
     require_same_bits(resumed, fit(model_for(noise), *data, settings, seed=0))
+
+
+@pytest.fixture
+def two_epochs(easy, by_subject):
+    """A fit of encoders that have little to compile, with dropout; and the model it was of."""
+
+    def run(compile):
+        torch.manual_seed(0)
+        small = SETTINGS.model_copy(update={"layers": 1, "pooling": False})
+        model = build(small, {m: part.shape for m, part in easy.items()}, classes=2)
+        settings = TRAIN.model_copy(update={"epochs": 2, "passes": 2, "compile": compile})
+        return fit(model, by_subject(easy, range(30)), by_subject(easy, range(30, 40)), settings, seed=0), model
+
+    return run
+
+
+@pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="no C++ compiler")
+def test_a_compiled_fit_has_the_names_and_the_numbers_of_another(two_epochs):
+    from torch._dynamo.utils import counters
+
+    counters.clear()
+    eager, _ = two_epochs(compile=False)
+    assert not counters["stats"]
+    compiled, model = two_epochs(compile=True)
+    assert counters["stats"]["unique_graphs"]
+    assert compiled.tensors.keys() == eager.tensors.keys()
+    for name, tensor in eager.tensors.items():
+        if not name.startswith("rng."):
+            torch.testing.assert_close(compiled.tensors[name], tensor, atol=1e-4, rtol=1e-4, msg=name)
+    assert [record.loss for record in compiled.history] == pytest.approx([r.loss for r in eager.history], abs=1e-4)
+    assert not [encoder for encoder in model.encoders.values() if "forward" in vars(encoder)], "it stays compiled"
+
+
+def test_a_machine_without_a_compiler_is_told_so(two_epochs):
+    import torch._inductor.config as inductor
+
+    torch._dynamo.reset()
+    nothing = {"cpp.cxx": (None, "no-such-compiler"), "force_disable_caches": True}
+    with inductor.patch(nothing), pytest.raises(ConfigError, match=r"train\.compile"):
+        two_epochs(compile=True)
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(easy, by_subject, fitted):

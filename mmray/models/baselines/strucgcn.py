@@ -50,6 +50,8 @@ class StrucGCNEncoder(Stack):
         self.alpha, self.gamma = model.self_weight, model.structural_weight
         self.memo = StructuralMemo()
 
+    # NumPy and a table that grows: nothing to compile, and long to trace
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def graph(self, weight_BNN: Tensor) -> Tensor:
         """N(alpha I + gamma A') and N(A), B x 2 x N x N."""
         similarity = self.memo.dense((weight_BNN > 0).cpu().numpy(), keep=self.training)
