@@ -1,4 +1,4 @@
-"""mmray's own fit in processes of its own, held after every epoch until told to go on, so that it is timed from here."""
+"""mmray's own fit in other processes, held after every epoch until told to go on, so that it is timed from here."""
 
 from __future__ import annotations
 
