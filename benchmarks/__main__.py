@@ -26,8 +26,6 @@ def main(arguments: list[str]) -> int:
             continue
         for label, figure in outcome.figures.items():
             print(f"{name}: {label}: {figure.as_text()}", flush=True)
-        for line in outcome.notes():
-            print(f"{name}: {line}", flush=True)
     return 1 if missed else 0
 
 

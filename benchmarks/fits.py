@@ -77,19 +77,19 @@ class Fit:
             raise RuntimeError("a process of the fit died; its own message stands above") from error
 
 
-def segments_of(subjects: int, prefix: str = "s") -> dict[str, Segments]:
+def segments_of(subjects: int, neighbours: int = NEIGHBOURS, prefix: str = "s") -> dict[str, Segments]:
     """Random features of the default shapes, every subject with both modalities; the same each time."""
-    return {modality: _segments(modality, subjects, prefix) for modality in SHAPES}
+    return {m: _segments(m, subjects, min(neighbours, SHAPES[m][0] - 1), prefix) for m in SHAPES}
 
 
-def _segments(modality: str, subjects: int, prefix: str) -> Segments:
+def _segments(modality: str, subjects: int, neighbours: int, prefix: str) -> Segments:
     rng = np.random.default_rng(0)
     nodes, width = SHAPES[modality]
     count = subjects * SEGMENTS_EACH
     subject = np.repeat([f"{prefix}{u:05d}" for u in range(subjects)], SEGMENTS_EACH)
     text = np.array([f"{modality}{row}" for row in range(count)])
     # a random ring: distinct neighbours, without N x N scores that would be the peak of memory
-    offset_SK = 1 + rng.permuted(np.tile(np.arange(nodes - 1, dtype=np.int16), (count, 1)), axis=1)[:, :NEIGHBOURS]
+    offset_SK = 1 + rng.permuted(np.tile(np.arange(nodes - 1, dtype=np.int16), (count, 1)), axis=1)[:, :neighbours]
     neighbour_SNK = (np.arange(nodes, dtype=np.int16)[:, None] + offset_SK[:, None, :]) % nodes
     return Segments(
         modality=modality,
@@ -101,7 +101,7 @@ def _segments(modality: str, subjects: int, prefix: str) -> Segments:
         start_s_S=np.zeros(count, np.float32),
         x_SND=rng.standard_normal((count, nodes, width), dtype=np.float32),
         neighbour_SNK=neighbour_SNK.astype(np.int16, copy=False),
-        weight_SNK=rng.random((count, nodes, NEIGHBOURS), dtype=np.float32),
+        weight_SNK=rng.random((count, nodes, neighbours), dtype=np.float32),
     )
 
 
@@ -112,7 +112,7 @@ def _member(rank: int, world: int, folder: str, subjects: int, passes: int, pipe
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     training = segments_of(subjects)
-    validation = segments_of(max(2, round(VALIDATION_SHARE * subjects)), "v")
+    validation = segments_of(max(2, round(VALIDATION_SHARE * subjects)), prefix="v")
     torch.manual_seed(0)
     model = registry.build(config.Model(), SHAPES, classes=2)
 

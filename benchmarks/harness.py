@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import itertools
-import math
 import os
 import platform
 import statistics
@@ -26,6 +24,7 @@ class Figure:
         value: None where this machine cannot measure it; `detail` then says why.
         at_most: the bar is an upper one.
         spread: least and greatest of the figure over its pairs.
+        note: what the line of text says besides.
     """
 
     value: float | None
@@ -33,6 +32,7 @@ class Figure:
     spread: tuple[float, float] | None
     at_most: bool = False
     unit: str = "x"
+    note: str = ""
     detail: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -60,7 +60,7 @@ class Figure:
         if self.value is None or self.spread is None:
             return f"not measured ({self.detail['not_measured']}), {bar}"
         verdict = "met" if self.met else "MISSED"
-        return f"{self.value:.2f} {self.unit} (pairs {self.spread[0]:.2f} to {self.spread[1]:.2f}), {bar}: {verdict}"
+        return f"{self.value:.2f} {self.unit} (pairs {self.spread[0]:.2f} to {self.spread[1]:.2f}), {bar}: {verdict}{self.note}"
 
 
 @dataclass
@@ -134,25 +134,25 @@ def growth(sizes: Sequence[float], costs: Sequence[float], *, bar: float, unit: 
         bar: the largest exponent that passes; 1 is linear.
         unit: of the costs.
     """
-    exponent, factor = np.polyfit(np.log(sizes), np.log(costs), 1)
-    slope, intercept = np.polyfit(sizes, costs, 1)
-    steps = [
-        math.log(c2 / c1) / math.log(s2 / s1)
-        for (s1, c1), (s2, c2) in itertools.pairwise(zip(sizes, costs, strict=True))
-    ]
+    size_C, cost_C = np.asarray(sizes, float), np.asarray(costs, float)
+    exponent, factor = np.polyfit(np.log(size_C), np.log(cost_C), 1)
+    slope, intercept = np.polyfit(size_C, cost_C, 1)
+    power_r2 = _r2(np.log(cost_C), exponent * np.log(size_C) + factor)
+    line_r2 = _r2(cost_C, slope * size_C + intercept)
+    steps_C = np.diff(np.log(cost_C)) / np.diff(np.log(size_C))
+    shown = ", ".join(f"{size:g}: {cost:.4g}" for size, cost in zip(sizes, costs, strict=True))
     return Figure(
         round(float(exponent), 3),
         bar,
-        (round(min(steps), 3), round(max(steps), 3)),
+        (round(float(steps_C.min()), 3), round(float(steps_C.max()), 3)),
         at_most=True,
         unit="exponent",
+        note=f"; R2 {power_r2:.4f}; line {intercept:.3g} + {slope:.3g} n, R2 {line_r2:.4f}; {unit} at {shown}",
         detail={
-            "costs": {str(size): round(cost, 4) for size, cost in zip(sizes, costs, strict=True)},
+            "costs": {f"{size:g}": round(cost, 4) for size, cost in zip(sizes, costs, strict=True)},
             "cost_unit": unit,
-            "exponent_of_the_last_step": round(steps[-1], 3),
-            "power_law_r2": round(_r2(np.log(costs), exponent * np.log(sizes) + factor), 4),
-            "line": {"slope": float(f"{slope:.4g}"), "intercept": float(f"{intercept:.4g}")},
-            "line_r2": round(_r2(np.asarray(costs), slope * np.asarray(sizes) + intercept), 4),
+            "power_law_r2": round(power_r2, 4),
+            "line": {"slope": float(f"{slope:.4g}"), "intercept": float(f"{intercept:.4g}"), "r2": round(line_r2, 4)},
         },
     )
 
