@@ -59,8 +59,9 @@ class Figure:
         bar = f"bar at {'most' if self.at_most else 'least'} {self.bar:.2f}"
         if self.value is None or self.spread is None:
             return f"not measured ({self.detail['not_measured']}), {bar}"
+        least, most = self.spread
         verdict = "met" if self.met else "MISSED"
-        return f"{self.value:.2f} {self.unit} (pairs {self.spread[0]:.2f} to {self.spread[1]:.2f}), {bar}: {verdict}{self.note}"
+        return f"{self.value:.2f} {self.unit} (pairs {least:.2f} to {most:.2f}), {bar}: {verdict}{self.note}"
 
 
 @dataclass

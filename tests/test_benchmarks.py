@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from benchmarks import search
+from benchmarks.__main__ import main
 from benchmarks.harness import Figure, Outcome, growth
 
 SIZES = (250, 500, 1000, 2000)
@@ -58,3 +60,11 @@ def test_a_figure_that_cannot_be_measured_says_why():
 @pytest.mark.parametrize(("at_most", "met"), [(True, False), (False, True)])
 def test_an_upper_bar_is_met_from_below(at_most, met):
     assert Figure(2.0, 1.5, (1.9, 2.1), at_most=at_most).met is met
+
+
+@pytest.mark.parametrize(("value", "code"), [(0.9, 0), (0.7, 1), (None, 0)])
+def test_a_missed_bar_exits_1_and_json_is_one_object(monkeypatch, capsys, value, code):
+    figure = Figure(value, 0.8, None, detail={"not_measured": "made up"})
+    monkeypatch.setattr(search, "run", lambda quick: Outcome("search", {"made": figure}))
+    assert main(["search", "--json"]) == code
+    assert json.loads(capsys.readouterr().out)["figures"]["made"]["value"] == value

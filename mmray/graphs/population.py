@@ -85,7 +85,7 @@ def nearest(
 
 
 def _largest(score_QX: Tensor, k: int) -> Tensor:
-    """Columns of each row's k largest, a tie to the lower one. A whole sort, ten times slower, only where a tie asks."""
+    """Columns of each row's k largest, a tie to the lower one. The whole is sorted only where a tie asks for it."""
     found = score_QX.topk(min(k, score_QX.shape[1]), dim=1)
     if ((score_QX >= found.values[:, -1:]).sum(1) > found.values.shape[1]).any():
         return score_QX.sort(dim=1, descending=True, stable=True).indices[:, :k]
