@@ -11,7 +11,7 @@ NAMES = ("train", "search")
 
 
 def main(arguments: list[str]) -> int:
-    """Run one benchmark, or all; exit 1 where a ratio misses its bar."""
+    """Run one benchmark, or all; exit 1 where a figure misses its bar."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("name", choices=[*NAMES, "all"])
     parser.add_argument("--quick", action="store_true", help="end within a minute; fewer rounds, smaller inputs")
@@ -20,17 +20,12 @@ def main(arguments: list[str]) -> int:
     missed = 0
     for name in NAMES if options.name == "all" else (options.name,):
         outcome = importlib.import_module(f"benchmarks.{name}").run(quick=options.quick)
+        missed += sum(figure.met is False for figure in outcome.figures.values())
         if options.json:
             print(json.dumps(outcome.as_json()), flush=True)
-        for label, ratio in outcome.ratios.items():
-            met = ratio >= outcome.bars[label]
-            missed += not met
-            if not options.json:
-                spread = outcome.detail[label]
-                print(
-                    f"{name}: {label}: {ratio:.2f} x (pairs {spread['pair_ratio_min']:.2f} to "
-                    f"{spread['pair_ratio_max']:.2f}), bar {outcome.bars[label]:.2f}: {'met' if met else 'MISSED'}"
-                )
+            continue
+        for label, figure in outcome.figures.items():
+            print(f"{name}: {label}: {figure.as_text()}", flush=True)
     return 1 if missed else 0
 
 

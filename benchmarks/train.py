@@ -1,36 +1,49 @@
-"""A training epoch of crossmodal_gcn against the same network from PyG's sparse layers and loader, one thread."""
+"""Training crossmodal_gcn: against PyG's sparse layers, two workers against one, and growth with the subjects.
+
+The same network from PyG's sparse layers and loader runs in a plain loop here, one thread; the other figures time the
+product's own fit in processes of their own, one thread each.
+"""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
+from contextlib import ExitStack
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader
 from torch_geometric.utils import dense_to_sparse
 
-from benchmarks.harness import Outcome
+from benchmarks.fits import SEGMENTS_EACH, SHAPES, Fit, segments_of
+from benchmarks.harness import Figure, Outcome, free_cores, growth, timed
 from benchmarks.sparse_network import SparseNetwork
-from mmray import config
-from mmray.features.table import Segments
+from mmray import config, progress
 from mmray.graphs.adjacency import dense_adjacency
 from mmray.models.crossmodal_gcn import CrossModalGCN
 from mmray.training import batches, losses
 from mmray.training.sampling import Sampler, sampler
 
-SHAPES = {"eeg": (128, 8), "audio": (32, 69)}  # nodes and features of the default settings
-SUBJECTS, SEGMENTS_EACH = 64, 4
+SUBJECTS = 64
 # no population graph: PyG has no such layer, and both sides would call the same one
 MODEL = config.Model(population=False, dropout=0.0)
 TRAIN = config.Train(batch_size=32, passes=1)
 
 
 def run(*, quick: bool) -> Outcome:
-    """Time epochs of 64 people at 8 and at 32 neighbours; both sides see as many segments, and take as many steps."""
+    """Time the layers, the workers and the growth."""
     torch.set_num_threads(1)
     outcome = Outcome("train")
+    _against_sparse_layers(outcome, quick)
+    _against_one_worker(outcome, quick)
+    _growth(outcome, quick)
+    outcome.detail["segments a subject and modality"] = SEGMENTS_EACH
+    return outcome
+
+
+def _against_sparse_layers(outcome: Outcome, quick: bool) -> None:
+    """Epochs of 64 people at 8 and at 32 neighbours; both sides see as many segments, and take as many steps."""
     for neighbours, bar in ((8, 3.0), (32, 10.0)):
         ours, theirs = _sides(neighbours)
         for one, other in zip(ours(False), theirs(False), strict=True):
@@ -42,14 +55,47 @@ def run(*, quick: bool) -> Outcome:
             rounds=2 if quick else 9,
             bar=bar,
         )
-    return outcome
+
+
+def _against_one_worker(outcome: Outcome, quick: bool) -> None:
+    """Whole epochs of the product's fit, the global batch and the data the same: two workers must halve the time."""
+    label, bar = "samples/s, two workers over one", 1.6
+    if free_cores() < 2:
+        outcome.figures[label] = Figure(None, bar, None, detail={"not_measured": "fewer than two cores"})
+        return
+    subjects = 64 if quick else 256
+    with Fit(subjects, world=2) as two, Fit(subjects) as one:
+        names = ("two_workers", "one_worker")
+        outcome.compare(label, two, one, rounds=4 if quick else 15, bar=bar, names=names)
+        outcome.figures[label].detail["subjects"] = subjects
+
+
+def _growth(outcome: Outcome, quick: bool) -> None:
+    """Whole epochs and peak memory of the product's fit; the sizes in turn, so that a busy minute slows them all."""
+    sizes, rounds = ((50, 100, 200, 400), 2) if quick else ((250, 500, 1000, 2000), 5)
+    with ExitStack() as stack, progress.bar("train: growth", (1 + rounds) * len(sizes)) as advance:
+        fits: list[Fit] = []
+        for size in sizes:
+            fits.append(stack.enter_context(Fit(size)))
+            advance()
+        seconds: list[list[float]] = [[] for _ in fits]
+        for _ in range(rounds):
+            for fit, taken in zip(fits, seconds, strict=True):
+                taken.append(timed(fit))
+                advance()
+        mebibytes = [fit.peak_bytes / 2**20 for fit in fits]
+    medians = [statistics.median(taken) for taken in seconds]
+    outcome.figures["time an epoch over training subjects"] = growth(sizes, medians, bar=1.15, unit="s")
+    outcome.figures["peak memory, less that of imports, over training subjects"] = growth(
+        sizes, mebibytes, bar=1.15, unit="MiB"
+    )
 
 
 Side = Callable[[bool], tuple[Tensor, ...]]
 
 
 def _sides(neighbours: int) -> tuple[Side, Side]:
-    segments = {m: _segments(m, min(neighbours, SHAPES[m][0] - 1)) for m in SHAPES}
+    segments = segments_of(SUBJECTS, neighbours)
     graphs = {m: batches.graphs(part, torch.device("cpu")) for m, part in segments.items()}
     draws = sampler(segments)
     torch.manual_seed(0)
@@ -119,27 +165,6 @@ def _step(model: torch.nn.Module, loss: Tensor, optimiser: torch.optim.Optimizer
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimiser.step()
-
-
-def _segments(modality: str, neighbours: int) -> Segments:
-    rng = np.random.default_rng(0)
-    nodes, width = SHAPES[modality]
-    count = SUBJECTS * SEGMENTS_EACH
-    subject = np.repeat([f"s{u:03d}" for u in range(SUBJECTS)], SEGMENTS_EACH)
-    text = np.array([f"{modality}{row}" for row in range(count)])
-    score = rng.random((count, nodes, nodes)) + 9 * np.eye(nodes)
-    return Segments(
-        modality=modality,
-        segment_id_S=text,
-        recording_id_S=text,
-        subject_id_S=subject,
-        pair_id_S=subject,
-        label_S=np.repeat(np.arange(SUBJECTS) % 2, SEGMENTS_EACH).astype(np.int8),
-        start_s_S=np.zeros(count, np.float32),
-        x_SND=rng.normal(size=(count, nodes, width)).astype(np.float32),
-        neighbour_SNK=score.argsort(-1)[..., :neighbours].astype(np.int16),
-        weight_SNK=rng.random((count, nodes, neighbours)).astype(np.float32),
-    )
 
 
 def _data(graphs: batches.Graphs) -> list[Data]:

@@ -79,9 +79,18 @@ def nearest(
         row_C = torch.arange(start, start + len(unit_CE), device=row_QK.device)
         both_QX = torch.cat([best_QK, cosine_QC], 1)
         rows_QX = torch.cat([row_QK, row_C.expand(len(query_QE), -1)], 1)
-        order_QK = both_QX.sort(dim=1, descending=True, stable=True).indices[:, :k]
+        order_QK = _largest(both_QX, k)
         best_QK, row_QK = both_QX.gather(1, order_QK), rows_QX.gather(1, order_QK)
     return row_QK
+
+
+def _largest(score_QX: Tensor, k: int) -> Tensor:
+    """Columns of each row's k largest, a tie to the lower one. The whole is sorted only where a tie asks for it."""
+    found = score_QX.topk(min(k, score_QX.shape[1]), dim=1)
+    if ((score_QX >= found.values[:, -1:]).sum(1) > found.values.shape[1]).any():
+        return score_QX.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    column_QK, by_column_QK = found.indices.sort(dim=1)
+    return column_QK.gather(1, found.values.gather(1, by_column_QK).sort(dim=1, descending=True, stable=True).indices)
 
 
 def partner_message(

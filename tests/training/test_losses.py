@@ -21,7 +21,7 @@ from mmray.graphs.population import Reference
 from mmray.models.registry import build
 from mmray.models.system import Batch
 from mmray.training.batches import Graphs, batch
-from mmray.training.losses import balanced, classification_loss, retrieval_loss, total_loss
+from mmray.training.losses import balanced, classification_loss, gather_rows, retrieval_loss, total_loss
 from mmray.training.sampling import Draw
 
 SHAPES = {"eeg": (6, 3), "audio": (5, 4)}
@@ -100,7 +100,7 @@ def weighted_share(rank: int, world: int) -> tuple[torch.Tensor, torch.Tensor]:
     """A worker's loss, and the gradient of its own rows."""
     logit_BC, label_B, weight_C = labelled_rows()
     own_BC = logit_BC[rank::world].clone().requires_grad_()
-    loss = classification_loss(own_BC, label_B[rank::world], weight_C)
+    loss = classification_loss(gather_rows(own_BC), gather_rows(label_B[rank::world]), weight_C)
     return loss.detach(), torch.autograd.grad(loss, own_BC)[0]
 
 

@@ -1,0 +1,70 @@
+"""What a benchmark says of its figures; nothing here is timed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from benchmarks import search
+from benchmarks.__main__ import main
+from benchmarks.harness import Figure, Outcome, growth
+
+SIZES = (250, 500, 1000, 2000)
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_the_exponent_of_a_power_law_is_its_power(power):
+    figure = growth(SIZES, [3e-4 * size**power for size in SIZES], bar=1.15, unit="s")
+    assert figure.value == pytest.approx(power, abs=1e-3)
+    assert figure.spread == pytest.approx((power, power), abs=1e-3)
+    assert figure.detail["power_law_r2"] == pytest.approx(1)
+    assert figure.met is (power == 1)
+
+
+def test_the_line_through_linear_costs_is_that_line():
+    line = growth(SIZES, [7.0 + 0.25 * size for size in SIZES], bar=1.15, unit="s").detail["line"]
+    assert line == pytest.approx({"slope": 0.25, "intercept": 7.0, "r2": 1.0})
+
+
+def test_a_line_misses_quadratic_costs():
+    assert growth(SIZES, [size**2 for size in SIZES], bar=1.15, unit="s").detail["line"]["r2"] < 0.97
+
+
+def test_a_quadratic_part_under_a_large_constant_shows_in_the_spread():
+    figure = growth(SIZES, [1e6 + size**2 for size in SIZES], bar=1.15, unit="s")
+    assert figure.met
+    assert figure.spread[1] > 1.15
+
+
+def made() -> Outcome:
+    outcome = Outcome("made")
+    outcome.compare("nothing over nothing", lambda: None, lambda: None, rounds=3, bar=0.0)
+    outcome.figures["growth"] = growth(SIZES, SIZES, bar=1.15, unit="s")
+    outcome.figures["no cores"] = Figure(None, 1.6, None, detail={"not_measured": "fewer than two cores"})
+    return outcome
+
+
+def test_every_figure_of_the_json_has_value_bar_met_and_spread():
+    figures = json.loads(json.dumps(made().as_json()))["figures"]
+    assert set(figures) == {"nothing over nothing", "growth", "no cores"}
+    for figure in figures.values():
+        assert {"value", "bar", "met", "spread"} <= set(figure)
+    assert figures["no cores"]["met"] is None
+
+
+def test_a_figure_that_cannot_be_measured_says_why():
+    assert made().figures["no cores"].as_text() == "not measured (fewer than two cores), bar at least 1.60"
+
+
+@pytest.mark.parametrize(("at_most", "met"), [(True, False), (False, True)])
+def test_an_upper_bar_is_met_from_below(at_most, met):
+    assert Figure(2.0, 1.5, (1.9, 2.1), at_most=at_most).met is met
+
+
+@pytest.mark.parametrize(("value", "code"), [(0.9, 0), (0.7, 1), (None, 0)])
+def test_a_missed_bar_exits_1_and_json_is_one_object(monkeypatch, capsys, value, code):
+    figure = Figure(value, 0.8, None, detail={"not_measured": "made up"})
+    monkeypatch.setattr(search, "run", lambda quick: Outcome("search", {"made": figure}))
+    assert main(["search", "--json"]) == code
+    assert json.loads(capsys.readouterr().out)["figures"]["made"]["value"] == value
