@@ -17,7 +17,7 @@ from torch_geometric.loader import DataLoader
 from torch_geometric.utils import dense_to_sparse
 
 from benchmarks.fits import SEGMENTS_EACH, SHAPES, Fit, segments_of
-from benchmarks.harness import Figure, Outcome, usable_cores, growth, timed
+from benchmarks.harness import Figure, Outcome, growth, timed, usable_cores
 from benchmarks.sparse_network import SparseNetwork
 from mmray import config, progress
 from mmray.graphs.adjacency import dense_adjacency
