@@ -165,15 +165,16 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def free_cores() -> int:
+def usable_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were taken on."""
+    """What the figures were taken on, and how busy it is: a load beyond this process's own takes from both sides."""
     return {
-        "cores": free_cores(),
+        "cores": usable_cores(),
+        "load_1min": round(os.getloadavg()[0], 2),
         "system": platform.system(),
         "processor": platform.machine(),
         "python": platform.python_version(),

@@ -17,7 +17,7 @@ from torch_geometric.loader import DataLoader
 from torch_geometric.utils import dense_to_sparse
 
 from benchmarks.fits import SEGMENTS_EACH, SHAPES, Fit, segments_of
-from benchmarks.harness import Figure, Outcome, free_cores, growth, timed
+from benchmarks.harness import Figure, Outcome, growth, timed, usable_cores
 from benchmarks.sparse_network import SparseNetwork
 from mmray import config, progress
 from mmray.graphs.adjacency import dense_adjacency
@@ -60,7 +60,7 @@ def _against_sparse_layers(outcome: Outcome, quick: bool) -> None:
 def _against_one_worker(outcome: Outcome, quick: bool) -> None:
     """Whole epochs of the product's fit, the global batch and the data the same: two workers must halve the time."""
     label, bar = "samples/s, two workers over one", 1.6
-    if free_cores() < 2:
+    if usable_cores() < 2:
         outcome.figures[label] = Figure(None, bar, None, detail={"not_measured": "fewer than two cores"})
         return
     subjects = 64 if quick else 256

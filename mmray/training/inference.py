@@ -14,24 +14,30 @@ from mmray.features.table import Segments
 from mmray.graphs.population import STRANGER
 from mmray.models.system import System
 from mmray.training.batches import Graphs
+from mmray.training.losses import dealt_back
 
 CHUNK = 256
 
 
 @torch.no_grad()
-def encode(model: System, modality: str, graphs: Graphs) -> Tensor:
-    """Vectors before attention of all segments, S x E, on the model's device."""
-    return torch.cat([model.encode(modality, *graphs.take(row_B)) for row_B in _chunks(graphs)])
+def encode(model: System, modality: str, graphs: Graphs, rank: int = 0, world: int = 1) -> Tensor:
+    """Vectors before attention of all segments, S x E, on the model's device; each worker makes every world-th."""
+    made = [model.encode(modality, *graphs.take(row_B)) for row_B in _chunks(graphs, rank, world)]
+    return dealt_back(torch.cat(made), world)[: len(graphs.x_SND)]
 
 
 @torch.no_grad()
-def embed(model: System, modality: str, graphs: Graphs) -> NDArray[np.float32]:
-    """Lone retrieval embeddings of all segments, S x E, unit length; nobody is their own neighbour."""
+def embed(model: System, modality: str, graphs: Graphs, rank: int = 0, world: int = 1) -> NDArray[np.float32]:
+    """Lone retrieval embeddings of all segments, S x E, unit length; nobody is their own neighbour.
+
+    Each worker makes every world-th; all end with the same.
+    """
     if model.reference is None:
         code_S = torch.full((len(graphs.x_SND),), STRANGER, device=graphs.x_SND.device)
     else:
         code_S = model.reference.codes(graphs.subject_id_S.tolist())
-    z_SE = torch.cat([model.embed(modality, *graphs.take(row_B), code_S[row_B]) for row_B in _chunks(graphs)])
+    made = [model.embed(modality, *graphs.take(row_B), code_S[row_B]) for row_B in _chunks(graphs, rank, world)]
+    z_SE = dealt_back(torch.cat(made), world)[: len(code_S)]
     array: NDArray[np.float32] = z_SE.cpu().numpy()
     return array
 
@@ -87,5 +93,8 @@ def subject_logits(
     return model.classify(fused_UE)
 
 
-def _chunks(graphs: Graphs) -> tuple[Tensor, ...]:
-    return torch.split(torch.arange(len(graphs.x_SND), device=graphs.x_SND.device), CHUNK)
+def _chunks(graphs: Graphs, rank: int, world: int) -> tuple[Tensor, ...]:
+    """A worker's rows; the last is taken more than once where that gives all equally many."""
+    segments = len(graphs.x_SND)
+    row_S = torch.arange(segments + -segments % world, device=graphs.x_SND.device).clamp(max=segments - 1)
+    return torch.split(row_S[rank::world], CHUNK)

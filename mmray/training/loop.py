@@ -147,7 +147,7 @@ def fit(
         # the later of two equal epochs is kept: a small validation set reaches its ceiling long before the loss
         if mrr >= state.best_mrr:
             best = {name: tensor.detach().clone() for name, tensor in kept.state_dict().items()}
-            best["temperature"].fill_(_temperature(kept, validation_graphs, validation))
+            best["temperature"].fill_(_temperature(kept, validation_graphs, validation, place))
             best_reference = model.reference.tensors() if model.reference else {}
             state = replace(state, best_epoch=epoch)
         state = replace(
@@ -262,18 +262,17 @@ def _epoch(
 
 
 def _validation_mrr(model: System, graphs: dict[str, Graphs], segments: dict[str, Segments], place: Place) -> float:
-    mrr = torch.zeros((), dtype=torch.float64, device=place.device)
-    if place.rank == 0:
-        model.eval()
-        mrr.fill_(inference.paired_mrr({m: inference.embed(model, m, graphs[m]) for m in graphs}, segments))
+    model.eval()
+    z = {m: inference.embed(model, m, graphs[m], place.rank, place.world) for m in graphs}
+    mrr = torch.tensor(inference.paired_mrr(z, segments), dtype=torch.float64, device=place.device)
     if place.world > 1:
-        dist.broadcast(mrr, 0)
+        dist.broadcast(mrr, 0)  # it decides when all stop, and machines may round apart
     return float(mrr)
 
 
-def _temperature(model: System, graphs: dict[str, Graphs], segments: dict[str, Segments]) -> float:
+def _temperature(model: System, graphs: dict[str, Graphs], segments: dict[str, Segments], place: Place) -> float:
     subjects, label_U = subject_labels(segments)
-    encoded = {m: inference.encode(model.eval(), m, graphs[m]) for m in graphs}
+    encoded = {m: inference.encode(model.eval(), m, graphs[m], place.rank, place.world) for m in graphs}
     return temperature(inference.subject_logits(model, encoded, segments, subjects), label_U)
 
 

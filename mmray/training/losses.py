@@ -120,6 +120,14 @@ def gather_rows(local_BX: Tensor) -> Tensor:
     return _gather(local_BX)
 
 
+def dealt_back(share_PX: Tensor, world: int) -> Tensor:
+    """The rows that workers took as [rank::world], in their order again; equally many each."""
+    if world == 1:
+        return share_PX
+    gathered = gather_rows(share_PX)
+    return gathered.reshape(world, len(share_PX), *share_PX.shape[1:]).transpose(0, 1).reshape(gathered.shape)
+
+
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, local_BX: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from mmray.graphs.population import Reference
 from mmray.models.system import System
 from mmray.storage import Workspace
 from mmray.training.batches import Graphs
-from mmray.training.losses import gather_rows
+from mmray.training.losses import dealt_back
 from mmray.training.sampling import spread
 
 FILE = "reference.safetensors"
@@ -58,8 +58,8 @@ def make(
     code = {subject: number for number, subject in enumerate(subjects)}
     padded = pairs + [""] * (-len(pairs) % world)  # equal shares, whatever the number of workers
     columns = [_means(model, m, part, graphs[m], padded[rank::world], segments_each) for m, part in training.items()]
-    vector_RME = _interleave(torch.stack([vector for vector, _ in columns], 1), world)[: len(pairs)]
-    present_RM = _interleave(torch.stack([present for _, present in columns], 1), world)[: len(pairs)]
+    vector_RME = dealt_back(torch.stack([vector for vector, _ in columns], 1), world)[: len(pairs)]
+    present_RM = dealt_back(torch.stack([present for _, present in columns], 1), world)[: len(pairs)]
     subject_R = torch.tensor([code[subject_of[pair]] for pair in pairs], device=vector_RME.device)
     model.train(was_training)
     reference = Reference(vector_RME, present_RM, subject_R, subjects)
@@ -139,9 +139,3 @@ def _means(
     total_PE = torch.zeros(len(pairs), encoded[0].shape[1], device=device)
     total_PE.index_add_(0, group_C, torch.cat(encoded))
     return total_PE / count_P.clamp(min=1)[:, None], count_P > 0
-
-
-def _interleave(share_PX: Tensor, world: int) -> Tensor:
-    """Rows of all workers, in the order they were dealt out."""
-    gathered = gather_rows(share_PX)
-    return gathered.reshape(world, len(share_PX), *share_PX.shape[1:]).transpose(0, 1).reshape(gathered.shape)

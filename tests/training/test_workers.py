@@ -1,4 +1,4 @@
-"""One worker and two walk the same path: the loss of twenty steps, through the real epochs of a fit."""
+"""One worker and two walk the same path: the loss of twenty steps, through the real epochs of a fit, and validation."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -13,6 +14,8 @@ import torch.multiprocessing as mp
 from mmray import config
 from mmray.features.table import Segments, from_table
 from mmray.models.registry import build
+from mmray.models.system import System
+from mmray.training import batches, inference
 from mmray.training.loop import Place, fit
 from tests.training.conftest import generated_tables
 
@@ -25,26 +28,57 @@ def chosen(segments: dict[str, Segments], subjects: range) -> dict[str, Segments
     return {m: part.take(np.isin(part.subject_id_S, names)) for m, part in segments.items()}
 
 
-def losses(place: Place) -> list[float]:
+def made() -> tuple[System, dict[str, Segments]]:
     torch.set_num_threads(1)
     segments = {m: from_table(t) for m, t in generated_tables(subjects=24, segments=3, lone=2).items()}
     torch.manual_seed(0)
     sizes = config.Model(hidden=16, embedding=8, dropout=0.0)
-    model = build(sizes, {m: part.shape for m, part in segments.items()}, classes=2)
+    return build(sizes, {m: part.shape for m, part in segments.items()}, classes=2), segments
+
+
+def losses(place: Place) -> list[float]:
+    model, segments = made()
     state = fit(model, chosen(segments, range(7, 24)), chosen(segments, range(7)), TRAIN, seed=0, place=place)
     return [record.loss for record in state.history]
 
 
+def vectors(place: Place) -> dict[str, list[list[float]]]:
+    """Of 67 segments, so that one of two workers takes one twice."""
+    model, segments = made()
+    part = segments["eeg"].take(np.arange(67))
+    graphs = batches.graphs(part, place.device)
+    found = {
+        "encoded": inference.encode(model.eval(), "eeg", graphs, place.rank, place.world),
+        "embedded": inference.embed(model, "eeg", graphs, place.rank, place.world),
+    }
+    return {name: rows.tolist() for name, rows in found.items()}
+
+
 def one_of_two(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    Path(f"{folder}/{rank}.json").write_text(json.dumps(losses(Place(rank, 2))))
+    found = {"losses": losses(Place(rank, 2)), "vectors": vectors(Place(rank, 2))}
+    Path(f"{folder}/{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 
 
-def test_two_workers_have_the_loss_curve_of_one_over_twenty_steps(tmp_path: Path):
-    mp.spawn(one_of_two, args=(str(tmp_path),), nprocs=2)
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("workers")
+    mp.spawn(one_of_two, args=(str(folder),), nprocs=2)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_two_workers_have_the_loss_curve_of_one_over_twenty_steps(by_two):
     expected = losses(Place())
     assert len(expected) == 20
     assert expected[-1] < 0.5 * expected[0]
-    for rank in range(2):
-        np.testing.assert_allclose(json.loads((tmp_path / f"{rank}.json").read_text()), expected, atol=1e-4, rtol=0)
+    for found in by_two:
+        np.testing.assert_allclose(found["losses"], expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["encoded", "embedded"])
+def test_segments_that_two_workers_share_come_back_in_order(by_two, kind):
+    expected = vectors(Place())[kind]
+    assert len(expected) == 67
+    for found in by_two:
+        np.testing.assert_allclose(found["vectors"][kind], expected, atol=1e-5)
