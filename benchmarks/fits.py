@@ -24,7 +24,7 @@ from mmray.training.checkpoint import Checkpoint
 
 SHAPES = {"eeg": (128, 8), "audio": (32, 69)}  # nodes and features of the default settings
 NEIGHBOURS, SEGMENTS_EACH = 8, 4
-VALIDATION_SHARE = 0.25  # of the training subjects: split.validation_fraction = 0.2 of all
+VALIDATION_SHARE = 0.25  # of the training subjects: split.validation_fraction = 0.2 of those not tested
 
 
 class Fit:

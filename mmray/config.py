@@ -198,7 +198,7 @@ class Train(Section):
     validation_segments: int = Field(
         16,
         ge=1,
-        description="segments that a validation pair_id is the mean of while training, at most",
+        description="segments that a validation pair_id is the mean of while training and for the temperature, at most",
     )
     patience: int = Field(15, ge=1, description="epochs without a better validation MRR before it stops")
     num_workers: int = Field(0, ge=0, json_schema_extra=HARDWARE, description="0: in this process; N: DDP")

@@ -122,7 +122,7 @@ class GraphEncoder(Encoder):
         if not mean_UF.isfinite().all():
             return  # the loss will not be finite either, and the fit says so
         self.centre_F.copy_(mean_UF.mean(0))
-        # float64: two machines' roundings must not turn an axis round
+        # float64, so that rounding does not mix axes of near-equal spread
         _, singular_R, axis_RF = torch.linalg.svd((mean_UF - self.centre_F).double(), full_matrices=False)
         rank = int((singular_R > 1e-6 * singular_R[0].clamp(min=1e-6)).sum())
         kept = min(self.axes_FK.shape[1], rank)

@@ -14,7 +14,7 @@ from mmray.graphs.adjacency import dense_adjacency
 from mmray.models.system import Batch
 from mmray.training.sampling import Draw
 
-DENSE_BYTES = 2**29  # of edge weights made dense once; more are made batch by batch
+DENSE_BYTES = 2**29  # of one modality's edge weights in one part made dense once; more are made batch by batch
 _CHUNK = 256
 
 

@@ -78,7 +78,6 @@ class LoadedRun:
     Attributes:
         model: in eval mode, on the CPU; a population graph's reference set is attached.
         shapes: modality -> (nodes, features a node).
-        fold: number of the split's fold that it was fitted on.
         features_digest: names the features it was fitted on.
     """
 
@@ -87,7 +86,6 @@ class LoadedRun:
     config: config.Config
     shapes: dict[str, tuple[int, int]]
     classes: int
-    fold: int
     features_digest: str
 
 
@@ -142,7 +140,8 @@ def save_model(
     The weights' header keeps the settings that they were fitted with, which `read_settings` holds config.yaml against.
     """
     # one entry: safetensors writes several in any order, and equal weights must be equal bytes
-    data = save_tensors(_contiguous(weights), {"fitted_with": json.dumps(config.fitting(settings))})
+    fitted_with = {"settings": config.fitting(settings), "features_digest": config.digest(settings.features)}
+    data = save_tensors(_contiguous(weights), {"fitted_with": json.dumps(fitted_with)})
     if attached is not None:
         content = reference.to_bytes(attached, hashlib.sha256(data).hexdigest())
         workspace.write_bytes(content, "runs", run_id, reference.FILE)
@@ -181,16 +180,15 @@ def load_run(workspace: Workspace, run_id: str) -> LoadedRun:
             f"finished: {', '.join(finished) or 'none, run `mmray train`'}"
         )
     summary = workspace.read_json("runs", run_id, "run.json")
-    settings = read_settings(workspace, run_id)
+    settings, digest, weights = _published(workspace, run_id)
     try:
         shapes = {str(m): (int(nodes), int(width)) for m, (nodes, width) in summary["shapes"].items()}
-        classes, fold, digest = int(summary["classes"]), int(summary["fold"]), str(summary["features_digest"])
+        classes = int(summary["classes"])
         model = registry.build(settings.model, shapes, classes)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WorkspaceError(
             f"workspace {workspace.root}: runs/{run_id}/run.json is damaged: {error!r}; train the run again"
         ) from error
-    weights = workspace.read_bytes("runs", run_id, MODEL)
     where = f"workspace {workspace.root}: runs/{run_id}/{MODEL}"
     try:
         tensors = load_tensors(weights)
@@ -204,7 +202,7 @@ def load_run(workspace: Workspace, run_id: str) -> LoadedRun:
         where = f"workspace {workspace.root}: runs/{run_id}/{reference.FILE}"
         reference.require_training_subjects(attached, held_out, where)
         model.attach(attached)
-    return LoadedRun(run_id, model.eval(), settings, shapes, classes, fold, digest)
+    return LoadedRun(run_id, model.eval(), settings, shapes, classes, digest)
 
 
 def read_settings(workspace: Workspace, run_id: str) -> config.Config:
@@ -215,17 +213,23 @@ def read_settings(workspace: Workspace, run_id: str) -> config.Config:
     Raises:
         WorkspaceError: a file is missing or damaged, or they differ; the message names the fields.
     """
+    return _published(workspace, run_id)[0]
+
+
+def _published(workspace: Workspace, run_id: str) -> tuple[config.Config, str, bytes]:
+    """Settings as `read_settings`, the digest of the features fitted on, and the weights' file."""
     where = f"workspace {workspace.root}: runs/{run_id}"
     try:
         settings = config.from_dict(yaml.safe_load(workspace.read_bytes("runs", run_id, "config.yaml")))
-    except (ConfigError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (ConfigError, ValueError, yaml.YAMLError) as error:
         raise WorkspaceError(f"{where}/config.yaml is damaged: {error}; train the run again") from error
     data = workspace.read_bytes("runs", run_id, MODEL)
     try:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        fitted_with = json.loads(header["__metadata__"]["fitted_with"])
+        told = json.loads(header["__metadata__"]["fitted_with"])
+        features_digest, items = str(told["features_digest"]), told["settings"].items()
         # resolved as config.yaml is, so that a setting that is new since has its default on both sides
-        fitted_with = config.fitting(config.load(None, [config.override(*item) for item in fitted_with.items()]))
+        fitted_with = config.fitting(config.load(None, [config.override(*item) for item in items]))
     except KeyError as error:
         raise WorkspaceError(
             f"{where}/{MODEL} does not say which settings it was fitted with; train the run again"
@@ -239,7 +243,7 @@ def read_settings(workspace: Workspace, run_id: str) -> config.Config:
             f"{where}/config.yaml is not what the weights were fitted with: {'; '.join(differing)}. Put back what was "
             "there, or fit the new settings as a run of their own: mmray train --config with a copy of the file"
         )
-    return settings
+    return settings, features_digest, data
 
 
 def load_weights(model: System, tensors: Mapping[str, Tensor], where: str) -> None:

@@ -55,8 +55,8 @@ def fit(
 
     AdamW (no decay on biases, norms and the temperature) under a schedule, clipped gradients, bfloat16 autocast on a
     GPU. With `ema` the average of the weights is what is validated and returned. On a CPU, stopping after any epoch and
-    going on from its checkpoint gives the same bits, at an equal number of workers. A system in closed form is solved
-    for instead, on every worker alike, and its one record tells of the solution.
+    going on from its checkpoint gives the same bits, with as many workers and threads, compiled or not as before. A
+    system in closed form is solved for instead, on every worker alike, and its one record tells of the solution.
 
     Args:
         model: freshly built, on any device; its scalers are fitted here, on `training` alone.
@@ -86,6 +86,9 @@ def fit(
         {m: graphs.x_SND for m, graphs in train_graphs.items()},
         {m: graphs.subject_id_S for m, graphs in train_graphs.items()},
     )
+    if place.world > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)  # machines may round apart, and near-equal axes would turn with the rounding
     weight_C = _class_weights(model, training, place) if train.class_weights else None
     if isinstance(model, ClosedForm):
         if start is None:
@@ -256,7 +259,7 @@ def _epoch(
         total_3 += torch.stack([loss.total, loss.retrieval, loss.classification]).detach()
         count += 1
     if place.world > 1:
-        dist.all_reduce(total_3)
+        dist.all_reduce(total_3)  # the same but for rounding, and all must stop alike where one is not finite
     means: list[float] = (total_3 / (count * place.world)).tolist()
     return means
 

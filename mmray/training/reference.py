@@ -100,7 +100,9 @@ def require_training_subjects(reference: Reference, held_out: Iterable[str], whe
 def to_bytes(reference: Reference, weights_sha256: str) -> bytes:
     """The file's content; it names the weights that encoded it."""
     tensors = {name: tensor.cpu().contiguous() for name, tensor in reference.tensors().items()}
-    return save_tensors(tensors, {"subjects": json.dumps(reference.subjects), "weights_sha256": weights_sha256})
+    # one entry: safetensors writes several in any order, and equal references must be equal bytes
+    about = {"subjects": reference.subjects, "weights_sha256": weights_sha256}
+    return save_tensors(tensors, {"about": json.dumps(about)})
 
 
 def read(workspace: Workspace, run_id: str, weights_sha256: str) -> Reference:
@@ -115,9 +117,9 @@ def read(workspace: Workspace, run_id: str, weights_sha256: str) -> Reference:
     data = workspace.read_bytes("runs", run_id, FILE)
     try:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-        subjects = tuple(str(subject) for subject in json.loads(header["subjects"]))
-        reference = Reference(**load_tensors(data), subjects=subjects)
-        other = header["weights_sha256"] != weights_sha256
+        about = json.loads(header["about"])
+        reference = Reference(**load_tensors(data), subjects=tuple(map(str, about["subjects"])))
+        other = about["weights_sha256"] != weights_sha256
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise WorkspaceError(f"{where} is damaged ({error}); train the run again") from error
     if other:

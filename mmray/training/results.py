@@ -47,7 +47,11 @@ def write_fitted(
         "shapes": {modality: list(part.shape) for modality, part in segments.items()},
         "classes": model.classifier.out_features,
         "best_epoch": state.best_epoch,
-        "fitted_on": {"workers": max(1, settings.train.num_workers), "device": next(model.parameters()).device.type},
+        "fitted_on": {
+            "workers": max(1, settings.train.num_workers),
+            "device": next(model.parameters()).device.type,
+            "compiled": settings.train.compile,
+        },
     }
     workspace.write_text(config.to_yaml(settings), *run, "config.yaml")
     workspace.write_json(summary, *run, "fitted.json")

@@ -12,7 +12,8 @@ def schedule(optimiser: Optimizer, train: Train) -> LRScheduler:
     """The schedule that the settings name, at its first epoch.
 
     constant stays; cosine falls to 0 over the budget (Loshchilov & Hutter 2017, doi 10.48550/arXiv.1608.03983, without
-    restarts); one_cycle rises from a 25th to the learning rate over three tenths of the budget and falls to near 0
+    restarts); one_cycle rises from a 25th to the learning rate over three tenths of the budget, where that holds an
+    epoch or more, and falls to near 0
     (Smith & Topin 2019, doi 10.48550/arXiv.1708.07120); plateau halves when validation MRR has stood still for more
     than a third of `patience`. None spends an epoch at the rate that it falls to.
     """

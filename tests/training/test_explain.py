@@ -53,7 +53,7 @@ def segments_of(modality: str, count: int, seed: int = 0) -> Segments:
 
 
 def run_of(model, **settings) -> LoadedRun:
-    return LoadedRun("r", model.eval(), config.Config(**settings), SHAPES, 2, 0, "d")
+    return LoadedRun("r", model.eval(), config.Config(**settings), SHAPES, 2, "d")
 
 
 @pytest.mark.parametrize("alone", [False, True], ids=["with a partner", "alone"])
@@ -151,7 +151,7 @@ def test_planted_electrodes_are_found(generated, by_subject):
     train = config.Train(epochs=8, batch_size=16, passes=6, learning_rate=3e-3, ema=0.0, retrieval_weight=0.0)
     state = fit(model, by_subject(changed, range(40)), by_subject(changed, range(40, 60)), train, seed=0)
     model.load_state_dict(state.part("best"))
-    run = LoadedRun("r", model.eval(), config.Config(), shapes, 2, 0, "d")
+    run = LoadedRun("r", model.eval(), config.Config(), shapes, 2, "d")
     mine = {m: part.take(part.subject_id_S == "s050") for m, part in changed.items()}
     found = explained(run, mine["eeg"], {"audio": mine["audio"]})["classification"]
     assert set(np.argsort(-np.array(found.node_N))[:3]) == set(planted)

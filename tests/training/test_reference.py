@@ -14,6 +14,7 @@ import torch.multiprocessing as mp
 from mmray import config
 from mmray.errors import ConfigError, WorkspaceError
 from mmray.features.table import from_table
+from mmray.graphs.population import Reference
 from mmray.models.registry import build
 from mmray.training import batches, inference, reference
 from mmray.training.loop import fit
@@ -142,3 +143,8 @@ def test_an_embedded_training_subject_never_hears_of_itself(segments):
     changed_S = (inference.embed(model, "eeg", graphs) != before_SE).any(1)
     assert not changed_S[segments["eeg"].subject_id_S == "s002"].any()
     assert changed_S.any()
+
+
+def test_equal_references_are_equal_bytes():
+    made = Reference(torch.ones(2, 2, 3), torch.ones(2, 2, dtype=torch.bool), torch.arange(2), ("a", "b"))
+    assert len({reference.to_bytes(made, "0" * 64) for _ in range(20)}) == 1

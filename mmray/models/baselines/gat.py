@@ -73,10 +73,11 @@ class GATLayer(nn.Module):
         node_LHC = value_BHNC.transpose(1, 2).flatten(0, 1)
         source_LH, target_LH = ((node_LHC * map_1HC).sum(-1) for map_1HC in (layer.att_src, layer.att_dst))
         edge_H = (layer.lin_edge.weight.view_as(layer.att_edge) * layer.att_edge).sum((0, 2))
-        score_EH = target_LH[row_E] + source_LH[column_E] + edge_H * weight_E[:, None]
+        # gather, for the gradient of an index sums in an order that threads decide
+        row_EH, column_EH = row_E[:, None].expand(-1, heads), column_E[:, None].expand(-1, heads)
+        score_EH = target_LH.gather(0, row_EH) + source_LH.gather(0, column_EH) + edge_H * weight_E[:, None]
         score_EH = F.leaky_relu(score_EH, layer.negative_slope)
         with torch.no_grad():
-            row_EH = row_E[:, None].expand_as(score_EH)
             largest_LH = torch.full_like(source_LH, -torch.inf).scatter_reduce_(0, row_EH, score_EH, "amax")
         share_EH = (score_EH - largest_LH[row_E]).exp()
         cell_EH = row_E.div(nodes, rounding_mode="floor")[:, None] * heads + torch.arange(heads, device=row_E.device)

@@ -48,3 +48,16 @@ def test_heads_that_do_not_divide_the_width_are_refused():
 @pytest.mark.parametrize("training", [True, False], ids=["train mode", "eval mode"])
 def test_a_partner_leaks_through_gatv2_no_more_than_through_gat(batch, training):
     assert not leaks(fresh("gat", gat_v2=True), batch, "eeg", training)
+
+
+def test_two_threads_make_the_same_gradient_every_time(layer):
+    generator = torch.Generator().manual_seed(0)
+    x_BND = torch.randn(64, 48, D, generator=generator)
+    weight_BNN = torch.rand(64, 48, 48, generator=generator) * (1 - torch.eye(48))  # no graph here has loops
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        made = [torch.autograd.grad(layer(x_BND, weight_BNN).square().sum(), layer.parameters()) for _ in range(4)]
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(one, other) for again in made[1:] for one, other in zip(made[0], again, strict=True))
