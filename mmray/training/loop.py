@@ -122,7 +122,7 @@ def fit(
     if model.neighbours:
         before = start.part("reference") if start is not None else {}
         attach(reference.of_tensors(before, training, place.device) if before else refreshed())
-    wrapped = model if place.world == 1 else DistributedDataParallel(model, broadcast_buffers=False)
+    wrapped = model if place.world == 1 else DistributedDataParallel(model, forward_sync_buffers=False)
     compiled: Forwards = _compiled(model) if train.compile else {}
 
     while not state.finished:
