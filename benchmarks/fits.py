@@ -97,6 +97,7 @@ def _segments(modality: str, subjects: int, neighbours: int, prefix: str) -> Seg
         recording_id_S=text,
         subject_id_S=subject,
         pair_id_S=subject,
+        task_S=np.full(count, "rest"),
         label_S=np.repeat(np.arange(subjects) % 2, SEGMENTS_EACH).astype(np.int8),
         start_s_S=np.zeros(count, np.float32),
         x_SND=rng.standard_normal((count, nodes, width), dtype=np.float32),

@@ -93,7 +93,7 @@ class SparseNetwork(nn.Module):
         present_BM = torch.ones(rows, len(dense.modalities), dtype=torch.bool)
         fused_BE, alpha_BMM, gate_BME = dense.fuse(encoded, present_BM)
         stranger_B = torch.full((rows,), -1)
-        z = {m: dense._lone(m, encoded_BE, stranger_B) for m, encoded_BE in encoded.items()}
+        z = {m: dense.lone(m, encoded_BE, stranger_B) for m, encoded_BE in encoded.items()}
         return Output(z, dense.classify(fused_BE), alpha_BMM, gate_BME, dense.logit_scale())
 
 

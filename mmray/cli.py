@@ -126,6 +126,9 @@ def train(
 
 @app.command()
 def sweep(
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the workspace's newest sweep, under its own settings.")
+    ] = False,
     config_file: ConfigFile = None,
     overrides: Overrides = None,
     workspace: WorkspaceRoot = None,
@@ -133,9 +136,11 @@ def sweep(
 ) -> None:
     """Fit systems, learning rates, folds and seeds as one study, and compare them on the same people."""
     config = _resolve(config_file, overrides, workspace)
+    if resume and (config_file or overrides):
+        raise ConfigError("sweep: --resume takes the sweep's own settings; leave --config and --set out")
     from mmray.training import sweep as study
 
-    _show(study.sweep(config), as_json)
+    _show(study.resume(config.workspace) if resume else study.sweep(config), as_json)
 
 
 @app.command()

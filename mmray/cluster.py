@@ -146,6 +146,15 @@ def logical_cpus() -> float:
     return float(ray.cluster_resources().get("CPU", 1))
 
 
+def cores(config: Cluster) -> int:
+    """How many busy single-threaded tasks the session's nodes have cores for.
+
+    An embedded Ray counts at least 4 CPUs on any machine, so that its own small tasks never wait; a cluster counts what
+    its nodes were started with.
+    """
+    return int(logical_cpus()) if address(config) else min(int(logical_cpus()), os.cpu_count() or 1)
+
+
 def data() -> Any:
     """The module ray.data, its plan and pace kept off the terminal."""
     import ray.data

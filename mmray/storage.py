@@ -60,6 +60,11 @@ class Workspace:
         """Whether a file or folder is there."""
         return bool(self.filesystem.get_file_info(self.path(*parts)).type != pafs.FileType.NotFound)
 
+    def modified(self, *parts: str) -> float | None:
+        """When a file was written, seconds of the epoch; None where there is none."""
+        info = self.filesystem.get_file_info(self.path(*parts))
+        return info.mtime.timestamp() if info.mtime is not None else None
+
     def names(self, *parts: str) -> list[str]:
         """Names directly inside a folder, sorted, without half-written files; empty where there is no folder."""
         selector = pafs.FileSelector(self.path(*parts), allow_not_found=True)

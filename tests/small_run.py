@@ -22,7 +22,7 @@ from mmray.schema import MODALITIES, PARTS, Recording, recordings_table
 from mmray.storage import Workspace
 from mmray.training import batches, reference
 from mmray.training.checkpoint import save_model
-from mmray.training.results import chosen, embeddings_table
+from mmray.training.results import chosen, embeddings_table, encoded_by
 
 SUBJECTS = ("s1", "s2", "s3", "s4", "s5", "s6")
 FOLD = Fold(train=SUBJECTS[:3], validation=SUBJECTS[3:4], test=SUBJECTS[4:5])  # nobody told the run of s6
@@ -126,7 +126,9 @@ def make_run(config: Config, run_id: str, seed: int) -> None:
     model.attach(reference.make(model, training, graphs, config.train.reference_segments))
     torch.nn.init.constant_(model.population.inter_MM, 0.5)  # as after training: messages count
     workspace.write_text(configuration.to_yaml(config), "runs", run_id, "config.yaml")
-    workspace.write_table(embeddings_table(model, segments, FOLD), "runs", run_id, "embeddings.parquet")
+    workspace.write_table(
+        embeddings_table(model, encoded_by(model, segments), segments, FOLD), "runs", run_id, "embeddings.parquet"
+    )
     save_model(workspace, model.state_dict(), model.reference, run_id, config)
     summary = {"run_id": run_id, "features_digest": digest, "fold": 0, "shapes": shapes, "classes": 2}
     workspace.write_json(summary, "runs", run_id, "run.json")

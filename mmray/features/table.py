@@ -25,6 +25,7 @@ class Segments:
         x_SND: node features, float32.
         neighbour_SNK: directed nearest neighbours of each node, int16.
         weight_SNK: their weights, float32, non-negative.
+        task_S: what the person did, as rest, or a kind of clip.
         label_S: class, or -1 where it is not known.
     """
 
@@ -33,6 +34,7 @@ class Segments:
     recording_id_S: NDArray[np.str_]
     subject_id_S: NDArray[np.str_]
     pair_id_S: NDArray[np.str_]
+    task_S: NDArray[np.str_]
     label_S: NDArray[np.int8]
     start_s_S: NDArray[np.float32]
     x_SND: NDArray[np.float32]
@@ -73,6 +75,7 @@ def from_table(table: pa.Table) -> Segments:
         recording_id_S=text("recording_id"),
         subject_id_S=text("subject_id"),
         pair_id_S=text("pair_id"),
+        task_S=text("task"),
         label_S=table["label"].fill_null(-1).to_numpy().astype(np.int8),
         start_s_S=table["start_s"].to_numpy(),
         x_SND=tensor("x"),

@@ -19,6 +19,7 @@ def recording_vector(model: System, segments: Segments) -> NDArray[np.float32]:
         model: in evaluation mode, on the CPU.
         segments: all of one recording.
     """
-    z_SE = inference.embed(model, segments.modality, batches.graphs(segments, torch.device("cpu")))
+    encoded_SE = inference.encode(model, segments.modality, batches.graphs(segments, torch.device("cpu")))
+    z_SE = inference.embed(model, segments.modality, segments.subject_id_S, encoded_SE)
     vector_E: NDArray[np.float32] = group_vectors(z_SE, np.zeros(len(segments), dtype=np.int64), 1)[0].astype("f4")
     return vector_E

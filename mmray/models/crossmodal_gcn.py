@@ -178,7 +178,8 @@ class CrossModalGCN(System):
         attended_BME, alpha_BMM = self.attention(slot_BME, present_BM)
         return attended_BME, alpha_BMM
 
-    def _lone(self, modality: str, encoded_BE: Tensor, subject_B: Tensor) -> Tensor:
+    def lone(self, modality: str, encoded_BE: Tensor, subject_B: Tensor) -> Tensor:
+        """As System.lone."""
         own = self.modalities.index(modality)
 
         def attend(slots: dict[int, Tensor]) -> Tensor:

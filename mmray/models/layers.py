@@ -37,8 +37,12 @@ class DenseGCNLayer(nn.Module):
         nn.init.zeros_(self.bias_E)
 
     def forward(self, x_BND: Tensor, normalised_BNN: Tensor) -> Tensor:
-        """Mix each node with its neighbours, then its features."""
-        mixed: Tensor = normalised_BNN @ (x_BND @ self.weight_DE) + self.bias_E
+        """Mix each node with its neighbours and its features; first whichever leaves the N x N product narrower."""
+        mixed: Tensor
+        if x_BND.shape[-1] < self.weight_DE.shape[1]:
+            mixed = (normalised_BNN @ x_BND) @ self.weight_DE + self.bias_E
+        else:
+            mixed = normalised_BNN @ (x_BND @ self.weight_DE) + self.bias_E
         return mixed
 
 

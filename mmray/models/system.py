@@ -171,7 +171,7 @@ class System(nn.Module):
         encoded_BE = self.encode(modality, x_BND, weight_BNN)
         if subject_B is None:
             subject_B = torch.full((len(encoded_BE),), STRANGER, device=encoded_BE.device)
-        return self._lone(modality, encoded_BE, subject_B)
+        return self.lone(modality, encoded_BE, subject_B)
 
     def fuse(self, encoded: dict[str, Tensor], present_BM: Tensor) -> Fused:
         """Join a sample's own modalities; for classification, never for a retrieval query about one of them.
@@ -200,14 +200,14 @@ class System(nn.Module):
         }
         fused_BE, alpha_BMM, gate_BME = self.fuse(encoded, batch.present_BM)
         return Output(
-            z={m: self._lone(m, encoded_BE, batch.subject_B) for m, encoded_BE in encoded.items()},
+            z={m: self.lone(m, encoded_BE, batch.subject_B) for m, encoded_BE in encoded.items()},
             logit_BC=self.classify(fused_BE),
             alpha_BMM=alpha_BMM,
             gate_BME=gate_BME,
             logit_scale=self.logit_scale(),
         )
 
-    def _lone(self, modality: str, encoded_BE: Tensor, subject_B: Tensor) -> Tensor:
+    def lone(self, modality: str, encoded_BE: Tensor, subject_B: Tensor) -> Tensor:
         """The embedding that a lone segment's vector becomes; it is given no partner to leak."""
         return F.normalize(encoded_BE.float(), dim=-1)
 

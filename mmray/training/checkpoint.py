@@ -29,13 +29,19 @@ MODEL = "model.safetensors"
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch of a fit: a row of history.parquet."""
+    """One epoch of a fit: a row of history.parquet.
+
+    Validation figures are of people: accuracy and cross-entropy of the fused classes, at temperature 1 and before it is
+    known which epoch is kept; None where no validation subject has a label.
+    """
 
     epoch: int
     loss: float
     retrieval_loss: float
     classification_loss: float
     validation_mrr: float
+    validation_accuracy: float | None
+    validation_cross_entropy: float | None
     logit_scale: float
     learning_rate: float
 

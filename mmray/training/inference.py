@@ -27,18 +27,19 @@ def encode(model: System, modality: str, graphs: Graphs, rank: int = 0, world: i
 
 
 @torch.no_grad()
-def embed(model: System, modality: str, graphs: Graphs, rank: int = 0, world: int = 1) -> NDArray[np.float32]:
-    """Lone retrieval embeddings of all segments, S x E, unit length; nobody is their own neighbour.
+def embed(model: System, modality: str, subject_id_S: NDArray[np.str_], encoded_SE: Tensor) -> NDArray[np.float32]:
+    """Lone retrieval embeddings, S x E, unit length; nobody is their own neighbour.
 
-    Each worker makes every world-th; all end with the same.
+    Args:
+        subject_id_S: whose segments they are.
+        encoded_SE: what `encode` made of them.
     """
     if model.reference is None:
-        code_S = torch.full((len(graphs.x_SND),), STRANGER, device=graphs.x_SND.device)
+        code_S = torch.full((len(encoded_SE),), STRANGER, device=encoded_SE.device)
     else:
-        code_S = model.reference.codes(graphs.subject_id_S.tolist())
-    made = [model.embed(modality, *graphs.take(row_B), code_S[row_B]) for row_B in _chunks(graphs, rank, world)]
-    z_SE = dealt_back(torch.cat(made), world)[: len(code_S)]
-    array: NDArray[np.float32] = z_SE.cpu().numpy()
+        code_S = model.reference.codes(subject_id_S.tolist())
+    rows = zip(torch.split(encoded_SE, CHUNK), torch.split(code_S, CHUNK), strict=True)
+    array: NDArray[np.float32] = torch.cat([model.lone(modality, *row) for row in rows]).cpu().numpy()
     return array
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
@@ -92,9 +94,9 @@ def fit(
     weight_C = _class_weights(model, training, place) if train.class_weights else None
     if isinstance(model, ClosedForm):
         if start is None:
-            model.fit_closed_form(training, lambda: _validation_mrr(model, validation_graphs, validation, place))
+            model.fit_closed_form(training, lambda: _validated(model, validation_graphs, validation, place).mrr)
             means = _epoch(model, draws, train_graphs, train, seed, 0, None, place, weight_C)
-            start = _solved(model, means, _validation_mrr(model, validation_graphs, validation, place))
+            start = _solved(model, means, _validated(model, validation_graphs, validation, place))
             on_epoch(start)
         return start
     optimiser = _optimiser(model, train)
@@ -136,30 +138,23 @@ def fit(
             )
         if model.neighbours and (epoch + 1) % train.reference_every == 0:
             attach(refreshed())
-        mrr = _validation_mrr(kept, validation_graphs, validation, place)
-        record = EpochRecord(
-            epoch=epoch,
-            loss=means[0],
-            retrieval_loss=means[1],
-            classification_loss=means[2],
-            validation_mrr=mrr,
-            logit_scale=model.logit_scale().item(),
-            learning_rate=optimiser.param_groups[0]["lr"],
-        )
+        validated = _validated(kept, validation_graphs, validation, place)
+        mrr = validated.mrr
+        history = [*state.history, _record(model, epoch, means, validated, optimiser.param_groups[0]["lr"])]
         advance(scheduler, mrr)
         # the later of two equal epochs is kept: a small validation set reaches its ceiling long before the loss
         if mrr >= state.best_mrr:
             best = {name: tensor.detach().clone() for name, tensor in kept.state_dict().items()}
-            best["temperature"].fill_(_temperature(kept, validation_graphs, validation, place))
+            best["temperature"].fill_(temperature(*validated.classes))
             best_reference = model.reference.tensors() if model.reference else {}
             state = replace(state, best_epoch=epoch)
         state = replace(
             state,
             stale=0 if mrr > state.best_mrr else state.stale + 1,
             best_mrr=max(mrr, state.best_mrr),
-            history=[*state.history, record],
+            history=history,
         )
-        over = len(state.history) >= train.epochs or state.stale >= train.patience
+        over = len(history) >= train.epochs or state.stale >= train.patience
         state = _capture(replace(state, finished=over), model, kept, best, best_reference, optimiser, scheduler, place)
         on_epoch(state)
     return state
@@ -264,34 +259,47 @@ def _epoch(
     return means
 
 
-def _validation_mrr(model: System, graphs: dict[str, Graphs], segments: dict[str, Segments], place: Place) -> float:
+@dataclass(frozen=True)
+class _Validated:
+    """What validation subjects say of the weights: MRR, and class scores U x C with the classes of these people."""
+
+    mrr: float
+    classes: tuple[Tensor, NDArray[np.int64]]
+
+
+def _validated(model: System, graphs: dict[str, Graphs], segments: dict[str, Segments], place: Place) -> _Validated:
     model.eval()
-    z = {m: inference.embed(model, m, graphs[m], place.rank, place.world) for m in graphs}
+    encoded = {m: inference.encode(model, m, graphs[m], place.rank, place.world) for m in graphs}
+    z = {m: inference.embed(model, m, graphs[m].subject_id_S, encoded[m]) for m in graphs}
     mrr = torch.tensor(inference.paired_mrr(z, segments), dtype=torch.float64, device=place.device)
     if place.world > 1:
         dist.broadcast(mrr, 0)  # it decides when all stop, and machines may round apart
-    return float(mrr)
-
-
-def _temperature(model: System, graphs: dict[str, Graphs], segments: dict[str, Segments], place: Place) -> float:
     subjects, label_U = subject_labels(segments)
-    encoded = {m: inference.encode(model.eval(), m, graphs[m], place.rank, place.world) for m in graphs}
-    return temperature(inference.subject_logits(model, encoded, segments, subjects), label_U)
+    return _Validated(float(mrr), (inference.subject_logits(model, encoded, segments, subjects), label_U))
 
 
-def _solved(model: System, means: list[float], mrr: float) -> Checkpoint:
-    record = EpochRecord(
-        epoch=0,
+def _record(model: System, epoch: int, means: list[float], validated: _Validated, rate: float) -> EpochRecord:
+    logit_UC, label_U = validated.classes
+    known_U = label_U >= 0
+    logit_KC, label_K = logit_UC[torch.as_tensor(known_U)].float().cpu(), torch.as_tensor(label_U[known_U])
+    return EpochRecord(
+        epoch=epoch,
         loss=means[0],
         retrieval_loss=means[1],
         classification_loss=means[2],
-        validation_mrr=mrr,
+        validation_mrr=validated.mrr,
+        validation_accuracy=(logit_KC.argmax(1) == label_K).float().mean().item() if len(label_K) else None,
+        validation_cross_entropy=F.cross_entropy(logit_KC, label_K).item() if len(label_K) else None,
         logit_scale=model.logit_scale().item(),
-        learning_rate=0.0,
+        learning_rate=rate,
     )
+
+
+def _solved(model: System, means: list[float], validated: _Validated) -> Checkpoint:
+    record = _record(model, 0, means, validated, 0.0)
     weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     tensors = {f"{part}.{name}": tensor.clone() for part in ("model", "best") for name, tensor in weights.items()}
-    return Checkpoint(tensors, [], {}, [record], best_epoch=0, best_mrr=mrr, finished=True)
+    return Checkpoint(tensors, [], {}, [record], best_epoch=0, best_mrr=validated.mrr, finished=True)
 
 
 def _optimiser(model: System, train: Train) -> torch.optim.AdamW:

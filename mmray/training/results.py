@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mmray import config
 from mmray.config import Config
@@ -36,8 +37,9 @@ def write_fitted(
     """All that a fit leaves; model.safetensors last, so where it stands, the rest does."""
     run = ("runs", run_id)
     workspace.write_table(pa.Table.from_pylist([asdict(record) for record in state.history]), *run, "history.parquet")
-    workspace.write_table(embeddings_table(model, segments, fold), *run, "embeddings.parquet")
-    workspace.write_table(predictions_table(model, segments, fold), *run, "predictions.parquet")
+    encoded = encoded_by(model, segments)
+    workspace.write_table(embeddings_table(model, encoded, segments, fold), *run, "embeddings.parquet")
+    workspace.write_table(predictions_table(model, encoded, segments, fold), *run, "predictions.parquet")
     summary = {
         "run_id": run_id,
         "features_digest": config.digest(settings.features),
@@ -95,13 +97,18 @@ def roles(fold: Fold) -> dict[str, str]:
     return {subject: role for role, subjects in parts.items() for subject in subjects}
 
 
-def embeddings_table(model: System, segments: dict[str, Segments], fold: Fold) -> pa.Table:
+def encoded_by(model: System, segments: dict[str, Segments]) -> dict[str, Tensor]:
+    """Modality -> S x E, what both tables below start from. The model must be in eval mode."""
+    device = next(model.parameters()).device
+    return {m: inference.encode(model, m, batches.graphs(part, device)) for m, part in segments.items()}
+
+
+def embeddings_table(model: System, encoded: dict[str, Tensor], segments: dict[str, Segments], fold: Fold) -> pa.Table:
     """Lone embeddings of all segments of the fold's subjects, schema EMBEDDINGS. The model must be in eval mode."""
     role = roles(fold)
-    device = next(model.parameters()).device
     tables = []
     for modality, part in segments.items():
-        z_SE = inference.embed(model, modality, batches.graphs(part, device))
+        z_SE = inference.embed(model, modality, part.subject_id_S, encoded[modality])
         columns = {
             "segment_id": part.segment_id_S,
             "recording_id": part.recording_id_S,
@@ -116,11 +123,9 @@ def embeddings_table(model: System, segments: dict[str, Segments], fold: Fold) -
     return pa.concat_tables(tables).cast(EMBEDDINGS)
 
 
-def predictions_table(model: System, segments: dict[str, Segments], fold: Fold) -> pa.Table:
+def predictions_table(model: System, encoded: dict[str, Tensor], segments: dict[str, Segments], fold: Fold) -> pa.Table:
     """Fused class probabilities of the fold's subjects, schema PREDICTIONS. The model must be in eval mode."""
     role = roles(fold)
-    device = next(model.parameters()).device
-    encoded = {m: inference.encode(model, m, batches.graphs(part, device)) for m, part in segments.items()}
     label: dict[str, int] = {}
     for part in segments.values():
         for subject, known in zip(part.subject_id_S, part.label_S, strict=True):

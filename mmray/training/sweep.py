@@ -1,36 +1,43 @@
-"""`mmray sweep`: many small fits on the cluster, each kept as soon as it ends, and what they say together.
+"""`mmray sweep`: many small fits on Ray Tune, each kept as soon as it ends, and what they say together.
 
-A fit takes seconds, so a worker process is reused for many, reads the features once, and fits on one thread.
+A fit takes seconds, so starting a process, importing torch and reading the features for each would cost as much again:
+processes are reused, and the features stand once a node in the object store. A fit has one thread and its process to
+itself, unless the settings ask for several workers, which are then a Ray Train group of its own.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
 import torch
+import yaml
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mmray import cluster, config
+from mmray import cluster, config, progress
 from mmray.config import Config
-from mmray.errors import ConfigError
-from mmray.evaluation import comparison, pooled
+from mmray.errors import ConfigError, ResourceError, WorkspaceError
+from mmray.evaluation import study, trials
 from mmray.evaluation.comparison import Comparison
-from mmray.evaluation.evaluate import Ceilings
 from mmray.evaluation.pooled import Figure
 from mmray.evaluation.table import number, p_text
+from mmray.evaluation.trials import Plan, Planned
 from mmray.features.table import Segments
-from mmray.recordings import oracle, splits
+from mmray.recordings import splits
 from mmray.storage import Workspace
 from mmray.training import results, structure, trainer, trial
 
-Row = dict[str, Any]
+MAX_FAILURES = 3  # deaths of a fit's process; one that the settings doom is a row with its reason instead
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,7 @@ class SweepSummary:
     """
 
     sweep_id: str
+    workspace: str
     folder: str
     finished: int
     failed: dict[str, str]
@@ -87,7 +95,11 @@ class SweepSummary:
             )
         parts: list[RenderableType] = [shown, *([tests] if self.comparisons else [])]
         parts += [Text(f"failed {name}: {reason}") for name, reason in self.failed.items()]
-        return Group(*parts, Text(f"{self.finished} fits. All files: {self.folder}"))
+        return Group(
+            *parts,
+            Text(f"{self.finished} fits. All files: {self.folder}"),
+            Text(f"report  mmray compare --sweep {self.sweep_id} --workspace {self.workspace}"),
+        )
 
 
 def sweep(settings: Config) -> SweepSummary:
@@ -96,33 +108,20 @@ def sweep(settings: Config) -> SweepSummary:
     Raises:
         WorkspaceError: features, recordings or split are missing or damaged.
         ConfigError: a variant's settings do not exist, or there is no such fold.
+        ResourceError: fits ended without a result; the same command goes on with them.
     """
     workspace = Workspace(settings.workspace)
     splits.write_split(settings)
-    folds = splits.load_split(workspace, settings.split.name)
-    chosen = tuple(range(len(folds))) if settings.sweep.folds is None else settings.sweep.folds
-    if any(not 0 <= fold < len(folds) for fold in chosen):
-        raise ConfigError(f"config: sweep.folds = {list(chosen)}, and the split has folds 0 to {len(folds) - 1}")
-    specs = grid(workspace, settings, chosen)
-    sweep_id = hashlib.sha256("".join(spec.trial_id for spec in specs).encode()).hexdigest()[:12]
-    place = ("sweeps", sweep_id)
+    plan, specs = grid(workspace, settings)
+    place = ("sweeps", plan.sweep_id)
     workspace.write_text(config.to_yaml(settings), *place, "config.yaml")
-    missing = [spec for spec in specs if not workspace.exists(*place, "trials", f"{spec.trial_id}.parquet")]
+    trials.write_plan(workspace, plan)
+    there = trials.finished(workspace, plan.sweep_id)
+    missing = [spec for spec in specs if spec.trial_id not in there]
     if missing:
-        for spec in missing:
-            if spec.settings.model.name == "strucgcn":
-                structure.prepare(spec.settings, trainer.segments_of(workspace, spec.settings, folds[0]))
-                break
-        with cluster.session(settings.cluster):
-            cluster.require_room("sweep", cpus=1, setting="cluster.num_cpus")
-            tasks = [(sweep_id, spec.trial_id, spec.variant, spec.settings.model_dump(mode="json")) for spec in missing]
-            for _ in cluster.map(_fit, tasks, label="sweep", cpus=1):
-                pass
-    rows = pa.concat_tables([workspace.read_table(*place, "trials", f"{spec.trial_id}.parquet") for spec in specs])
-    workspace.write_table(rows, *place, "trials.parquet")
-    summary = summarise(workspace, settings, sweep_id, rows.to_pylist())
-    told = asdict(summary)
-    workspace.write_json(told, *place, "summary.json")
+        _fit_all(workspace, settings, plan, missing, len(there))
+    summary = summarise(workspace, settings, plan)
+    workspace.write_json(asdict(summary), *place, "summary.json")
     flat = [
         {"variant": variant} | {k: v for k, v in asdict(f).items() if k != "per_subject"}
         for variant, figures in summary.figures.items()
@@ -133,22 +132,73 @@ def sweep(settings: Config) -> SweepSummary:
     return summary
 
 
-def grid(workspace: Workspace, settings: Config, folds: tuple[int, ...]) -> list[Spec]:
-    """Every trial. Folds and seeds vary slowest, so that a sweep cut short still compares all systems."""
+def resume(root: str) -> SweepSummary:
+    """Go on with the newest sweep of a workspace, under its own settings.
+
+    Raises:
+        WorkspaceError: there is none, or data, split or program are no longer those that it was planned with.
+        As `sweep`.
+    """
+    workspace = Workspace(root)
+    sweep_id = trials.newest(workspace)
+    text = workspace.read_bytes("sweeps", sweep_id, "config.yaml").decode()
+    settings = config.from_dict({**yaml.safe_load(text), "workspace": root})
+    plan, _ = grid(workspace, settings)
+    if plan.sweep_id != sweep_id:
+        raise WorkspaceError(
+            f"sweeps/{sweep_id} was planned on other features, another split or another version of mmray than "
+            f"workspace {root} has now, and fits of both must not stand in one table; run `mmray sweep` with its "
+            "config for a new one"
+        )
+    return sweep(settings)
+
+
+def grid(workspace: Workspace, settings: Config) -> tuple[Plan, list[Spec]]:
+    """Every trial. Folds and seeds vary slowest, so that a sweep cut short still compares all systems.
+
+    Raises:
+        ConfigError: a variant's settings do not exist, or there is no such fold.
+    """
+    folds = splits.load_split(workspace, settings.split.name)
+    chosen_folds = tuple(range(len(folds))) if settings.sweep.folds is None else settings.sweep.folds
+    if any(not 0 <= fold < len(folds) for fold in chosen_folds):
+        raise ConfigError(f"config: sweep.folds = {list(chosen_folds)}, and the split has folds 0 to {len(folds) - 1}")
     variants: dict[str, dict[str, Any]] = {name: {"model.name": name} for name in settings.sweep.systems}
     twice = variants.keys() & settings.sweep.variants.keys()
     if twice:
         raise ConfigError(f"config: sweep.variants: '{min(twice)}' is a system's name; choose another")
     variants |= settings.sweep.variants
+    data = trainer.data_digest(workspace, settings)
     specs = []
     for seed in range(settings.seed, settings.seed + settings.sweep.seeds):
-        for fold in folds:
+        for fold in chosen_folds:
             for variant, over in variants.items():
                 for rate in settings.sweep.learning_rates:
                     laid = {"train.learning_rate": rate, **over, "train.fold": fold, "seed": seed}
                     chosen = _laid_over(settings, laid)
-                    specs.append(Spec(f"{_plain(variant)}-{trainer.run_name(workspace, chosen)}", variant, chosen))
-    return specs
+                    specs.append(Spec(f"{_plain(variant)}-{trainer.named(chosen, data)}", variant, chosen))
+    sweep_id = hashlib.sha256("".join(spec.trial_id for spec in specs).encode()).hexdigest()[:12]
+    planned = (
+        Planned(s.trial_id, s.variant, c.model.name, c.train.learning_rate, c.train.fold, c.seed)
+        for s in specs
+        for c in [s.settings]
+    )
+    return Plan(sweep_id, data, tuple(planned)), specs
+
+
+def summarise(workspace: Workspace, settings: Config, plan: Plan) -> SweepSummary:
+    """Pool the trials; a failed one is named, and its variant marked."""
+    found = study.pool(plan, trials.read(workspace, plan), settings.evaluate, settings.seed, _truth(settings))
+    return SweepSummary(
+        plan.sweep_id,
+        workspace.root,
+        workspace.path("sweeps", plan.sweep_id),
+        found.finished,
+        found.failed,
+        found.incomplete,
+        found.figures,
+        found.comparisons,
+    )
 
 
 def _laid_over(settings: Config, laid: dict[str, Any]) -> Config:
@@ -166,14 +216,69 @@ def _plain(variant: str) -> str:
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in variant)
 
 
-def _fit(task: tuple[str, str, str, dict[str, Any]]) -> str:
-    """One trial on a worker, its row written whole before it counts."""
-    sweep_id, trial_id, variant, tree = task
+def _truth(settings: Config) -> pa.Table | None:
+    place = Workspace(settings.study.root)
+    return place.read_table("truth.parquet") if settings.study.root and place.exists("truth.parquet") else None
+
+
+def _fit_all(workspace: Workspace, settings: Config, plan: Plan, missing: list[Spec], done: int) -> None:
+    everyone = splits.load_split(workspace, settings.split.name)[0]
+    segments = trainer.segments_of(workspace, settings, everyone)
+    for spec in missing:
+        if spec.settings.model.name == "strucgcn":
+            structure.prepare(spec.settings, segments)
+            break
+    with cluster.session(settings.cluster), _folder() as folder:
+        from ray import tune
+
+        workers, cpus = settings.train.num_workers, settings.cluster.worker_cpus
+        if workers:
+            cluster.require_room("sweep", workers, cpus=cpus, setting="train.num_workers or cluster.worker_cpus")
+        else:
+            cluster.require_room("sweep", cpus=1, setting="cluster.num_cpus")
+        at_once = cluster.logical_cpus() / (workers * cpus) if workers else cluster.cores(settings.cluster)
+        with progress.bar("sweep", len(plan.trials)) as advance:
+            advance(done)
+            fit = tune.with_parameters(
+                _trial,
+                specs=[(s.trial_id, s.variant, s.settings.model_dump(mode="json")) for s in missing],
+                sweep_id=plan.sweep_id,
+                segments=segments,
+            )
+            tuner = tune.Tuner(
+                # a group of its own takes the CPUs where there are several workers
+                tune.with_resources(fit, {"cpu": 0 if workers else 1}),
+                param_space={"position": tune.grid_search(list(range(len(missing))))},
+                tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=max(1, int(at_once))),
+                run_config=tune.RunConfig(
+                    storage_path=folder,
+                    verbose=0,
+                    failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+                    callbacks=[_shown(advance)],
+                ),
+            )
+            errors = tuner.fit().errors
+    lost = len(plan.trials) - len(trials.finished(workspace, plan.sweep_id))
+    if lost:
+        reason = str(errors[0]).strip().splitlines()[-1] if errors else "it was stopped"
+        raise ResourceError(
+            f"sweep: {lost} of {len(plan.trials)} fits ended without a result ({reason}); the others are kept, and "
+            "`mmray sweep --resume` goes on with these; `mmray compare` reports what is there"
+        )
+
+
+def _trial(
+    at: dict[str, int], specs: list[tuple[str, str, dict[str, Any]]], sweep_id: str, segments: dict[str, Segments]
+) -> None:
+    """One fit on a Tune worker, its row written whole before it counts."""
+    from ray import tune
+
+    trial_id, variant, tree = specs[at["position"]]
     settings = config.from_dict(tree)
+    cluster.limit_threads(1)
     torch.set_num_threads(1)
     workspace = Workspace(settings.workspace)
     fold = splits.load_split(workspace, settings.split.name)[settings.train.fold]
-    segments = _segments(settings.workspace, settings.split.name, config.digest(settings.features), settings)
     row = trial.run(
         settings,
         results.chosen(segments, (*fold.train, *fold.validation, *fold.test)),
@@ -182,97 +287,33 @@ def _fit(task: tuple[str, str, str, dict[str, Any]]) -> str:
         trial_id=trial_id,
         variant=variant,
     )
-    table = pa.Table.from_pylist([row], schema=trial.TRIALS)
-    workspace.write_table(table, "sweeps", sweep_id, "trials", f"{trial_id}.parquet")
-    return trial_id
+    trials.write(workspace, sweep_id, row)
+    tune.report({"variant": variant, "validation_mrr": row["validation_mrr"], "error": row["error"]})
 
 
-_held: dict[tuple[str, ...], dict[str, Segments]] = {}
+def _shown(advance: progress.Advance) -> Any:
+    """Tune's word that a fit ended, as a step of the bar with the best so far."""
+    from ray import tune
+
+    class Shown(tune.Callback):
+        best: tuple[float, str] | None = None
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            told = trial.last_result
+            if told.get("validation_mrr") is not None:
+                mine = (told["validation_mrr"], told["variant"])
+                self.best = max(self.best or mine, mine)
+            advance(1, f"best validation MRR {self.best[0]:.3f}, {self.best[1]}" if self.best else "")
+
+    return Shown()
 
 
-def _segments(*key: Any) -> dict[str, Segments]:
-    """Everybody's segments, read once a worker process."""
-    root, split, digest, settings = key
-    if (root, split, digest) not in _held:
-        _held.clear()
-        workspace = Workspace(root)
-        everyone = splits.load_split(workspace, split)[0]
-        _held[root, split, digest] = trainer.segments_of(workspace, settings, everyone)
-    return _held[root, split, digest]
-
-
-def summarise(workspace: Workspace, settings: Config, sweep_id: str, rows: list[Row]) -> SweepSummary:
-    """Pool the trials; a failed one is named, and its variant marked."""
-    failed = {row["trial_id"]: row["error"] for row in rows if row["error"] is not None}
-    by_variant: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        by_variant[row["variant"]].append(row)
-    figures: dict[str, list[Figure]] = {}
-    incomplete = []
-    for variant, mine in by_variant.items():
-        finished = [row for row in mine if row["error"] is None]
-        cells = {(row["fold"], row["seed"]) for row in finished}
-        seeds = {seed for _, seed in cells}
-        whole = {fold for fold, _ in cells if all((fold, seed) in cells for seed in seeds)}
-        if len(finished) < len(mine):
-            incomplete.append(variant)
-        if not whole:
-            continue
-        kept = [row for row in finished if row["fold"] in whole]
-        ceilings = _ceilings(settings, kept)
-        found: dict[tuple[str, str, str], Figure] = {}
-        for task, best in (("retrieval", "validation_mrr"), ("classification", "validation_cross_entropy")):
-            picked = [trial.tested(row) for row in _picked(kept, best)]
-            pooled_figures = pooled.pool(picked, settings.evaluate, settings.seed, ceilings)
-            found |= {(f.task, f.direction, f.metric): f for f in pooled_figures if f.task == task}
-        figures[variant] = list(found.values())
-    comparisons = _compared(figures, settings)
-    return SweepSummary(
-        sweep_id,
-        workspace.path("sweeps", sweep_id),
-        sum(row["error"] is None for row in rows),
-        failed,
-        incomplete,
-        figures,
-        comparisons,
-    )
-
-
-def _picked(rows: list[Row], by: str) -> list[Row]:
-    """Each fold's and seed's trial at the learning rate that its validation subjects prefer."""
-    sign = 1 if by == "validation_mrr" else -1
-    cells: dict[tuple[int, int], list[Row]] = defaultdict(list)
-    for row in rows:
-        cells[row["fold"], row["seed"]].append(row)
-    return [max(cell, key=lambda row: sign * (row[by] if row[by] is not None else 0.0)) for cell in cells.values()]
-
-
-def _compared(figures: dict[str, list[Figure]], settings: Config) -> list[Comparison]:
-    """The first variant against every other one, on R@1 and MRR of both directions and on cross-entropy."""
-    if len(figures) < 2:
-        return []
-    first, *others = figures
-    found = []
-    for metric in ("R@1", "MRR", "cross_entropy"):
-        one = _per_subject(figures[first], metric)
-        for other in others:
-            two = _per_subject(figures[other], metric)
-            if one.keys() & two.keys():
-                found.append(
-                    comparison.compare(first, other, metric, one, two, settings.evaluate.bootstraps, settings.seed)
-                )
-    return comparison.corrected(found)
-
-
-def _per_subject(figures: list[Figure], metric: str) -> dict[str, float]:
-    """Subject -> value, averaged over directions."""
-    columns = [figure.per_subject for figure in figures if figure.metric == metric and figure.per_subject]
-    return {s: sum(column[s] for column in columns) / len(columns) for s in (columns[0] if columns else {})}
-
-
-def _ceilings(settings: Config, rows: list[Row]) -> dict[int, Ceilings]:
-    study = Workspace(settings.study.root)
-    if not settings.study.root or not study.exists("truth.parquet"):
-        return {}
-    truth = study.read_table("truth.parquet")
-    return {row["fold"]: oracle.ceilings(truth, row["subject_id"]) for row in rows}
+@contextmanager
+def _folder() -> Iterator[str]:
+    """Where Tune keeps its own books, which nobody reads again: what a sweep goes on from is its rows."""
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    folder = tempfile.mkdtemp(prefix="mmray-tune-")
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

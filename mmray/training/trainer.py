@@ -128,6 +128,21 @@ def run_name(workspace: Workspace, settings: Config) -> str:
     Raises:
         WorkspaceError: nothing was prepared with these features' settings, or from these recordings.
     """
+    return named(settings, data_digest(workspace, settings))
+
+
+def named(settings: Config, data: str) -> str:
+    """As `run_name`, where the data's digest is known."""
+    name = config.digest(settings.features, data, settings.train, settings.model, settings.seed, __version__)
+    return f"{settings.model.name}-{name}"
+
+
+def data_digest(workspace: Workspace, settings: Config) -> str:
+    """What a fit reads: every prepared recording, its labels, the software that made it, and the split.
+
+    Raises:
+        WorkspaceError: as `run_name`.
+    """
     digest = config.digest(settings.features)
     if not workspace.exists("features", digest, "parts.parquet"):
         raise WorkspaceError(
@@ -142,9 +157,7 @@ def run_name(workspace: Workspace, settings: Config) -> str:
     # a part's path carries a digest of its bytes, its labels and the software that made it
     parts = workspace.read_table("features", digest, "parts.parquet").sort_by("recording_id").to_pylist()
     split = workspace.read_bytes("splits", f"{settings.split.name}.json")
-    inputs = hashlib.sha256(repr(parts).encode() + split).hexdigest()
-    name = config.digest(settings.features, inputs, settings.train, settings.model, settings.seed, __version__)
-    return f"{settings.model.name}-{name}"
+    return hashlib.sha256(repr(parts).encode() + split).hexdigest()
 
 
 def _fold(workspace: Workspace, settings: Config) -> Fold:

@@ -2,65 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from torch import Tensor
 
+from mmray import config
 from mmray.config import Config
 from mmray.errors import ConfigError, WorkspaceError
 from mmray.evaluation.evaluate import paired_vectors
-from mmray.evaluation.pooled import Tested
+from mmray.evaluation.trials import TRIALS, Row
 from mmray.features.table import Segments
 from mmray.models import registry
+from mmray.models.system import System
 from mmray.recordings.splits import Fold
 from mmray.schema import MODALITIES
 from mmray.training import loop, reference, results, structure
 
-_HISTORY = pa.struct(
-    [
-        ("epoch", pa.int64()),
-        ("loss", pa.float64()),
-        ("retrieval_loss", pa.float64()),
-        ("classification_loss", pa.float64()),
-        ("validation_mrr", pa.float64()),
-        ("logit_scale", pa.float64()),
-        ("learning_rate", pa.float64()),
-    ]
-)
-_MATRIX = pa.list_(pa.list_(pa.float64()))
-
-# sweeps/<id>/trials.parquet: all that a report needs of a fit, so that it never needs the model again
-TRIALS = pa.schema(
-    [
-        pa.field("trial_id", pa.string(), nullable=False),
-        pa.field("variant", pa.string(), nullable=False),
-        pa.field("learning_rate", pa.float64(), nullable=False),
-        pa.field("fold", pa.int64(), nullable=False),
-        pa.field("seed", pa.int64(), nullable=False),
-        pa.field("error", pa.string()),  # null: it finished
-        pa.field("seconds", pa.float64(), nullable=False),
-        pa.field("best_epoch", pa.int64()),
-        pa.field("validation_mrr", pa.float64()),
-        pa.field("validation_cross_entropy", pa.float64()),
-        pa.field("history", pa.list_(_HISTORY)),
-        # test subjects who have both modalities
-        pa.field("subject_id", pa.list_(pa.string())),
-        pa.field("label", pa.list_(pa.int64())),  # -1: not known
-        pa.field("eeg", _MATRIX),  # one unit vector a subject
-        pa.field("audio", _MATRIX),
-        pa.field("probability", _MATRIX),
-    ]
-)
-
 
 def run(
     settings: Config, segments: dict[str, Segments], fold: Fold, classes: int, *, trial_id: str, variant: str
-) -> dict[str, Any]:
+) -> Row:
     """Fit and test once; a row of TRIALS. A fit that cannot be is a row with its reason, not an end to the sweep.
 
     Args:
@@ -69,9 +36,10 @@ def run(
         fold: who trains, validates and tests.
         classes: of the label.
     """
-    row: dict[str, Any] = dict.fromkeys(TRIALS.names)
-    row |= {"trial_id": trial_id, "variant": variant, "learning_rate": settings.train.learning_rate}
-    row |= {"fold": settings.train.fold, "seed": settings.seed}
+    row: Row = dict.fromkeys(TRIALS.names)
+    row |= {"trial_id": trial_id, "variant": variant, "system": settings.model.name}
+    row |= {"learning_rate": settings.train.learning_rate, "fold": settings.train.fold, "seed": settings.seed}
+    row |= {"config": json.dumps(config.fitting(settings))}
     began = time.perf_counter()
     try:
         row |= _fitted(settings, segments, fold, classes)
@@ -93,8 +61,9 @@ def _fitted(settings: Config, segments: dict[str, Segments], fold: Fold, classes
         reference.require_training_subjects(attached, (*fold.validation, *fold.test), "sweep")
         model.attach(attached)
     told = results.chosen(segments, (*fold.validation, *fold.test))
-    embeddings = results.embeddings_table(model, told, fold)
-    predictions = {row["subject_id"]: row for row in results.predictions_table(model, told, fold).to_pylist()}
+    encoded = results.encoded_by(model, told)
+    embeddings = results.embeddings_table(model, encoded, told, fold)
+    predictions = {row["subject_id"]: row for row in results.predictions_table(model, encoded, told, fold).to_pylist()}
     paired = paired_vectors(embeddings.filter(pc.equal(embeddings["role"], "test")))
     if len(paired.subject_ids) != len(paired.subject_U):
         raise ConfigError("sweep: a subject owns several pair_ids; sweeps compare studies that pair by subject")
@@ -108,21 +77,28 @@ def _fitted(settings: Config, segments: dict[str, Segments], fold: Fold, classes
         "label": paired.label_U.tolist(),
         **{modality: paired.vector_UD[modality].tolist() for modality in MODALITIES},
         "probability": [predictions[subject]["probability"] for subject in paired.subject_ids],
+        "by_task": _by_task(model, encoded, told, fold, paired.subject_ids),
     }
+
+
+def _by_task(
+    model: System, encoded: dict[str, Tensor], told: dict[str, Segments], fold: Fold, subjects: list[str]
+) -> list[dict[str, Any]]:
+    """Class probabilities from all of a person's EEG and the voice of one task at a time."""
+    found = []
+    for task in np.unique(told["audio"].task_S).tolist():
+        spoken_S = told["audio"].task_S == task
+        one = {**told, "audio": told["audio"].take(spoken_S)}
+        vectors = {**encoded, "audio": encoded["audio"][torch.as_tensor(spoken_S)]}
+        speakers = set(one["audio"].subject_id_S.tolist()) & set(subjects)
+        found += [
+            {"task": task, "subject_id": row["subject_id"], "probability": row["probability"]}
+            for row in results.predictions_table(model, vectors, one, fold).to_pylist()
+            if row["subject_id"] in speakers
+        ]
+    return found
 
 
 def _cross_entropy(predictions: list[dict[str, Any]]) -> float | None:
     known = [p["probability"][p["label"]] for p in predictions if p["label"] is not None]
     return float(-np.log(np.clip(known, 1e-15, 1)).mean()) if known else None
-
-
-def tested(row: dict[str, Any]) -> Tested:
-    """A finished row as what the pooled statistics take."""
-    return Tested(
-        fold=row["fold"],
-        seed=row["seed"],
-        subject_U=tuple(row["subject_id"]),
-        label_U=np.array(row["label"], dtype=np.int64),
-        vector_UE={modality: np.array(row[modality]) for modality in MODALITIES},
-        probability_UC=np.array(row["probability"]),
-    )

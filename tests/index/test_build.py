@@ -14,8 +14,8 @@ from mmray.features import table
 from mmray.index import store
 from mmray.index.build import IndexSummary, build_index
 from mmray.storage import Workspace
-from mmray.training import batches, inference
 from mmray.training.checkpoint import load_run, newest_run
+from tests.embedding import embedded
 from tests.small_run import RUN, SUBJECTS, built_once, make_run
 
 
@@ -32,7 +32,6 @@ def copy(built: tuple[Config, IndexSummary], tmp_path: Path) -> tuple[Workspace,
 
 
 def test_each_vector_is_the_normalised_mean_of_its_recordings_segments(built: tuple[Config, IndexSummary]) -> None:
-    import torch
 
     config, summary = built
     workspace = Workspace(config.workspace)
@@ -40,7 +39,7 @@ def test_each_vector_is_the_normalised_mean_of_its_recordings_segments(built: tu
     opened = store.open_index(workspace)
     for modality in ("eeg", "audio"):
         segments = table.load(workspace, run.features_digest, modality)
-        z_SE = inference.embed(run.model, modality, batches.graphs(segments, torch.device("cpu")))
+        z_SE = embedded(run.model, segments)
         for row, recording_id in enumerate(opened.rows[modality]["recording_id"].to_pylist()):
             mean_E = z_SE[segments.recording_id_S == recording_id].mean(0)
             expected_E = mean_E / np.linalg.norm(mean_E)

@@ -59,7 +59,7 @@ def run(workspace):
 
 
 def test_a_checkpoint_is_read_back_whole(workspace):
-    record = EpochRecord(0, 0.1 + 0.2, 1.0, 2.0, 0.5, 14.3, 1e-3)
+    record = EpochRecord(0, 0.1 + 0.2, 1.0, 2.0, 0.5, None, 0.6, 14.3, 1e-3)
     written = Checkpoint({"model.a": torch.rand(3)}, [{"lr": 1 / 3}], {"last_epoch": 1}, [record], 0, 0.5, 2, True)
     write_checkpoint(workspace, written, "c")
     found = read_checkpoint(workspace, "c")

@@ -14,6 +14,7 @@ from mmray.models.baselines import ridge
 from mmray.models.registry import build
 from mmray.training import batches, inference
 from mmray.training.loop import fit
+from tests.embedding import embedded
 from tests.models.systems import SOLVED
 
 EMBEDDING = 8
@@ -32,8 +33,8 @@ def fitted(name, training, validation, classes=2):
     return model.eval(), state
 
 
-def embedded(model, segments):
-    return {m: inference.embed(model, m, batches.graphs(part, torch.device("cpu"))) for m, part in segments.items()}
+def both(model, segments):
+    return {m: embedded(model, part) for m, part in segments.items()}
 
 
 def probabilities(model, segments, subject):
@@ -92,7 +93,7 @@ def test_majority_gives_the_share_of_each_class_among_labelled_training_subjects
 @pytest.mark.parametrize("name", ["majority", "logreg"])
 def test_one_vector_for_everyone_ranks_every_match_last(study, name):
     model, state = fitted(name, *study)
-    z = embedded(model, study[1])
+    z = both(model, study[1])
     assert np.array_equal(np.unique(np.concatenate(list(z.values())), axis=0), np.eye(1, EMBEDDING))
     assert state.best_mrr == pytest.approx(1 / 10)  # ten validation subjects
 
@@ -163,7 +164,7 @@ def test_without_a_ridge_one_target_is_correlated_as_by_least_squares():
 def test_two_pairs_leave_a_ridge_one_axis(study, by_subject):
     training = by_subject(study[0], range(10, 12))
     model, _ = fitted("ridge", training, study[1])
-    z_SE = embedded(model, study[1])["eeg"]
+    z_SE = both(model, study[1])["eeg"]
     assert not z_SE[:, 1:].any()
     np.testing.assert_allclose(np.abs(z_SE[:, 0]), 1, atol=1e-6)
 
@@ -173,7 +174,10 @@ def test_validation_subjects_reach_nothing_but_the_strength_of_a_ridge(study, na
     monkeypatch.setattr(ridge, "STRENGTHS", (1.0,))
     training, validation = study
     _, state = fitted(name, training, validation)
-    wild = {m: replace(p, x_SND=1e6 * p.x_SND, label_S=1 - p.label_S) for m, p in validation.items()}
+    wild = {
+        m: replace(part, x_SND=1e6 * part.x_SND, label_S=np.where(part.label_S < 0, -1, 1 - part.label_S))
+        for m, part in validation.items()
+    }
     _, again = fitted(name, training, wild)
     moved = [key for key, tensor in state.part("best").items() if not torch.equal(tensor, again.part("best")[key])]
     assert not moved

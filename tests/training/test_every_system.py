@@ -9,8 +9,9 @@ import torch
 
 from mmray import config
 from mmray.models.registry import build
-from mmray.training import batches, inference
+from mmray.training import inference
 from mmray.training.loop import fit
+from tests.embedding import embedded
 
 TRAIN = config.Train(epochs=6, batch_size=16, passes=12, learning_rate=3e-3)
 SYSTEMS = pytest.mark.parametrize("name", get_args(config.System))
@@ -28,7 +29,7 @@ def unseen_mrr(name, segments, by_subject):
     model, unseen = made(), by_subject(segments, range(50, 80))
     model.load_state_dict(state.part("best"))
     model.eval()
-    z = {m: inference.embed(model, m, batches.graphs(part, torch.device("cpu"))) for m, part in unseen.items()}
+    z = {m: embedded(model, part) for m, part in unseen.items()}
     return inference.paired_mrr(z, unseen)
 
 

@@ -24,10 +24,10 @@ from mmray.graphs import structural_memo
 from mmray.models.registry import build
 from mmray.schema import METRICS, PREDICTIONS, QUARANTINE
 from mmray.storage import Workspace
-from mmray.training import batches, inference
 from mmray.training.checkpoint import LoadedRun
 from mmray.training.explain import explain, explained
 from mmray.training.loop import fit
+from tests.embedding import embedded
 from tests.models.systems import SHAPES, SYSTEMS, fresh
 from tests.small_run import RUN, make_workspace
 
@@ -44,6 +44,7 @@ def segments_of(modality: str, count: int, seed: int = 0) -> Segments:
         text,
         np.full(count, "s0"),
         np.full(count, "s0"),
+        np.full(count, "rest"),
         np.zeros(count, np.int8),
         np.arange(count, dtype=np.float32),
         rng.normal(size=(count, nodes, width)).astype(np.float32),
@@ -82,7 +83,7 @@ def test_another_partner_moves_the_target_of_a_match_and_not_the_lone_vector(nam
     for seed in (0, 1):
         partner = segments_of("audio", 3, seed=seed)
         # both vectors by themselves, as the index and the endpoint make them
-        z_SE, other_SE = (inference.embed(model, p.modality, batches.graphs(p, CPU)) for p in (own, partner))
+        z_SE, other_SE = (embedded(model, p) for p in (own, partner))
         other_E = other_SE.mean(0)
         expected = float((z_SE @ other_E / np.linalg.norm(other_E)).mean())
         found = explained(run_of(model), own, {"audio": partner})

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mmray import config
-from mmray.evaluation import pooled
+from mmray.evaluation import pooled, trials
 from mmray.evaluation.evaluate import evaluate
 from mmray.features.table import Segments
 from mmray.models.registry import build
@@ -56,6 +56,7 @@ def fingerprints() -> dict[str, Segments]:
             recording_id_S=np.array([f"{subject}_{modality}" for subject in subject_S]),
             subject_id_S=subject_S,
             pair_id_S=subject_S,
+            task_S=np.full(len(x_SND), "rest"),
             label_S=label_S.astype(np.int8),
             start_s_S=np.tile(4 * np.arange(EACH), PEOPLE).astype(np.float32),
             x_SND=x_SND.astype(np.float32),
@@ -104,10 +105,10 @@ def test_a_split_by_segments_finds_every_partner_where_nothing_is_shared(fingerp
     if model.neighbours:
         model.attach(reference.of_tensors(state.part("best_reference"), training, torch.device("cpu")))
     everybody = Fold((), (), reference.training_subjects(training))
-    embeddings = results.embeddings_table(model, tested, everybody)
-    metrics = evaluate(
-        embeddings, results.predictions_table(model, tested, everybody), settings.evaluate, settings.seed
-    )
+    encoded = results.encoded_by(model, tested)
+    embeddings = results.embeddings_table(model, encoded, tested, everybody)
+    predictions = results.predictions_table(model, encoded, tested, everybody)
+    metrics = evaluate(embeddings, predictions, settings.evaluate, settings.seed)
 
     recall = [m for m in metrics if (m.level, m.metric) == ("subject", "R@1")]
     assert [m.gallery for m in recall] == [PEOPLE, PEOPLE]
@@ -126,7 +127,7 @@ def test_a_split_by_subjects_stays_inside_chances_band_on_the_same_recordings(fi
         of_fold = settings.model_copy(update={"train": settings.train.model_copy(update={"fold": number})})
         rows.append(trial.run(of_fold, fingerprints, fold, 2, trial_id=str(number), variant=name))
     assert [row["error"] for row in rows] == [None] * 3
-    figures = pooled.pool([trial.tested(row) for row in rows], settings.evaluate, settings.seed, {})
+    figures = pooled.pool([trials.tested(row) for row in rows], settings.evaluate, settings.seed, {})
     told = [f for f in figures if f.metric in ("R@1", "balanced_accuracy")]
     for f in told:
         print(f"{name}, by subjects: {f.direction} {f.metric} {f.value:.3f}, band {f.band_low:.3f}-{f.band_high:.3f}")

@@ -15,9 +15,10 @@ from mmray.errors import ConfigError, WorkspaceError
 from mmray.graphs.population import Reference
 from mmray.models.registry import build
 from mmray.storage import Workspace
-from mmray.training import batches, inference, losses
+from mmray.training import inference, losses
 from mmray.training.checkpoint import read_checkpoint, write_checkpoint
 from mmray.training.loop import fit
+from tests.embedding import embedded
 
 SETTINGS = config.Model(hidden=16, embedding=16)
 TRAIN = config.Train(epochs=5, batch_size=16, passes=3, learning_rate=3e-3)
@@ -39,7 +40,7 @@ def unseen_mrr(segments, state):
     model.load_state_dict(state.part("best"))
     model.attach(fitted_reference(state))
     model.eval()
-    z = {m: inference.embed(model, m, batches.graphs(s, torch.device("cpu"))) for m, s in segments.items()}
+    z = {m: embedded(model, s) for m, s in segments.items()}
     return inference.paired_mrr(z, segments)
 
 

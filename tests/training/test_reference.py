@@ -16,8 +16,9 @@ from mmray.errors import ConfigError, WorkspaceError
 from mmray.features.table import from_table
 from mmray.graphs.population import Reference
 from mmray.models.registry import build
-from mmray.training import batches, inference, reference
+from mmray.training import batches, reference
 from mmray.training.loop import fit
+from tests.embedding import embedded
 from tests.training.conftest import generated_tables
 
 CPU = torch.device("cpu")
@@ -134,13 +135,12 @@ def test_an_embedded_training_subject_never_hears_of_itself(segments):
     """As indexing and evaluation embed everybody, training subjects too: each under its own name."""
     model, found = model_for(segments, population_neighbours=3).eval(), made(segments)
     torch.nn.init.ones_(model.population.inter_MM)
-    graphs = batches.graphs(segments["eeg"], CPU)
     model.attach(found)
-    before_SE = inference.embed(model, "eeg", graphs)
+    before_SE = embedded(model, segments["eeg"])
     vector_RME = found.vector_RME.clone()
     vector_RME[2, 1] *= -50.0  # what subject s002 sounds like
     model.attach(replace(found, vector_RME=vector_RME))
-    changed_S = (inference.embed(model, "eeg", graphs) != before_SE).any(1)
+    changed_S = (embedded(model, segments["eeg"]) != before_SE).any(1)
     assert not changed_S[segments["eeg"].subject_id_S == "s002"].any()
     assert changed_S.any()
 

@@ -14,8 +14,8 @@ import pytest
 
 from mmray import config
 from mmray.errors import ConfigError
+from mmray.evaluation import trials
 from mmray.evaluation.evaluate import paired_vectors
-from mmray.evaluation.retrieval import unit
 from mmray.storage import Workspace
 from mmray.training import sweep as sweeps
 from mmray.training import trial
@@ -37,8 +37,10 @@ def settings_in(root, **over):
 
 
 def rows_of(settings, sweep_id):
-    table = Workspace(settings.workspace).read_table("sweeps", sweep_id, "trials.parquet")
-    return table.drop_columns(["seconds"]).to_pylist()
+    """Every fit but for how long it took."""
+    workspace = Workspace(settings.workspace)
+    rows = trials.read(workspace, trials.read_plan(workspace, sweep_id))
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def test_every_subject_is_tested_once_a_seed_by_every_system(swept):
 
 def test_a_sweep_run_again_fits_nothing_and_says_the_same(swept, monkeypatch):
     settings, summary = swept
-    monkeypatch.setattr(sweeps, "_fit", None)  # would end the sweep
+    monkeypatch.setattr(sweeps, "_fit_all", None)  # would end the sweep
     assert sweeps.sweep(settings) == summary
 
 
@@ -70,25 +72,14 @@ def test_a_lost_trial_alone_is_fitted_again(swept):
     settings, summary = swept
     folder = Workspace(settings.workspace)
     before = rows_of(settings, summary.sweep_id)
-    names = folder.names("sweeps", summary.sweep_id, "trials")
-    kept = {name: folder.read_bytes("sweeps", summary.sweep_id, "trials", name) for name in names[1:]}
-    folder.delete("sweeps", summary.sweep_id, "trials", names[0])
+    place = ("sweeps", summary.sweep_id, "trials.parquet")
+    names = folder.names(*place)
+    kept = {name: folder.read_bytes(*place, name) for name in names[1:]}
+    folder.delete(*place, names[0])
     sweeps.sweep(settings)
     assert rows_of(settings, summary.sweep_id) == before
     for name, data in kept.items():
-        assert folder.read_bytes("sweeps", summary.sweep_id, "trials", name) == data
-
-
-def test_a_failed_trial_is_named_and_marks_its_variant(swept):
-    settings, summary = swept
-    workspace = Workspace(settings.workspace)
-    rows = workspace.read_table("sweeps", summary.sweep_id, "trials.parquet").to_pylist()
-    bad = next(row for row in rows if row["variant"] == "ridge")
-    bad |= {"error": "train: the loss is nan", "subject_id": None}
-    told = sweeps.summarise(workspace, settings, summary.sweep_id, rows)
-    assert told.failed == {bad["trial_id"]: "train: the loss is nan"}
-    assert told.incomplete == ["ridge"]
-    assert told.finished == 7
+        assert folder.read_bytes(*place, name) == data
 
 
 def test_a_diverging_fit_is_a_row_with_its_reason(swept):
@@ -129,23 +120,6 @@ def test_a_trial_is_the_run_that_train_makes_of_the_same_settings(swept):
         np.testing.assert_allclose(row[modality], vector_UE, atol=1e-6)
 
 
-def test_the_learning_rate_is_picked_by_validation_and_never_by_test():
-    def row(rate, mrr):
-        return {"fold": 0, "seed": 0, "learning_rate": rate, "validation_mrr": mrr, "subject_id": ["test"]}
-
-    assert [r["learning_rate"] for r in sweeps._picked([row(1, 0.2), row(2, 0.6)], "validation_mrr")] == [2]
-
-
-def test_other_vectors_of_the_test_subjects_change_the_figures(swept):
-    settings, summary = swept
-    workspace = Workspace(settings.workspace)
-    rows = workspace.read_table("sweeps", summary.sweep_id, "trials.parquet").to_pylist()
-    for row in rows:
-        row["eeg"] = unit([vector[::-1] for vector in row["eeg"]]).tolist()
-    other = sweeps.summarise(workspace, settings, summary.sweep_id, rows)
-    assert [f.value for f in other.figures["ridge"]] != [f.value for f in summary.figures["ridge"]]
-
-
 @pytest.mark.parametrize(
     ("over", "message"),
     [
@@ -170,7 +144,7 @@ def test_a_killed_sweep_goes_on_to_the_same_trials(tmp_path, prepared, swept):
     folder = Workspace(settings.workspace)
     give_up = time.monotonic() + 120
     while driver.poll() is None and time.monotonic() < give_up:
-        if any(folder.names("sweeps", name, "trials") for name in folder.names("sweeps")):
+        if any(folder.names("sweeps", name, "trials.parquet") for name in folder.names("sweeps")):
             break
         time.sleep(0.05)
     os.killpg(driver.pid, signal.SIGKILL)

@@ -16,7 +16,6 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pytest
-import torch
 
 from mmray import config
 from mmray.errors import ConfigError, ResourceError, WorkspaceError
@@ -24,9 +23,9 @@ from mmray.features.table import load
 from mmray.recordings import splits
 from mmray.schema import EMBEDDINGS, METRICS, PARTS, PREDICTIONS, recordings_of, recordings_table
 from mmray.storage import Workspace
-from mmray.training import inference, trainer
-from mmray.training.batches import graphs
+from mmray.training import trainer
 from mmray.training.checkpoint import load_run, read_checkpoint, write_checkpoint
+from tests.embedding import embedded
 
 EPOCHS = 25
 MARK = 12345.0
@@ -61,7 +60,7 @@ def test_every_system_trains_to_a_run_that_embeds_as_it_did(tmp_path, prepared, 
     assert run_id.startswith(f"{name}-")
     written = workspace.read_table("runs", run_id, "embeddings.parquet")
     segments = load(workspace, config.digest(settings.features), "eeg")
-    z_SE = inference.embed(load_run(workspace, run_id).model, "eeg", graphs(segments, torch.device("cpu")))
+    z_SE = embedded(load_run(workspace, run_id).model, segments)
     kept = dict(zip(written["segment_id"].to_pylist(), written["z"].to_pylist(), strict=True))
     np.testing.assert_allclose(z_SE, [kept[i] for i in segments.segment_id_S], atol=1e-6)
     assert workspace.exists("features", config.digest(settings.features), "structural-eeg.safetensors") == (
@@ -145,7 +144,7 @@ def test_a_loaded_run_makes_the_stored_embeddings(run):
     part = load(workspace, loaded.features_digest, "eeg")
     table = workspace.read_table("runs", summary.run_id, "embeddings.parquet")
     stored = np.stack(table.filter(pa.compute.equal(table["modality"], "eeg"))["z"].to_pylist())
-    np.testing.assert_array_equal(inference.embed(loaded.model, "eeg", graphs(part, torch.device("cpu"))), stored)
+    np.testing.assert_array_equal(embedded(loaded.model, part), stored)
 
 
 def test_the_run_id_follows_what_the_parts_were_made_from(run, tmp_path, prepared):

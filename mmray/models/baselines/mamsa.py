@@ -115,6 +115,7 @@ class MAMSA(System):
             picked.append(self.pick(self.query_E.expand(len(refined_BTE), 1, -1), refined_BTE)[:, 0])
         return torch.stack(picked, 1), common_BTE, gate_BME * present_BM[..., None]
 
-    def _lone(self, modality: str, encoded_BE: Tensor, subject_B: Tensor) -> Tensor:
+    def lone(self, modality: str, encoded_BE: Tensor, subject_B: Tensor) -> Tensor:
+        """As System.lone."""
         picked_BME, _, _ = self._refined(*self._alone(modality, encoded_BE))
         return F.normalize(picked_BME[:, self.modalities.index(modality)].float(), dim=-1)

@@ -90,7 +90,8 @@ class Ridge(ClosedForm):
         standardised_PF: Array = (mean_PF - centre_F) / scale_F
         return standardised_PF
 
-    def _lone(self, modality: str, encoded_BE: Tensor, subject_B: Tensor) -> Tensor:
+    def lone(self, modality: str, encoded_BE: Tensor, subject_B: Tensor) -> Tensor:
+        """As System.lone."""
         return F.normalize(encoded_BE.float(), dim=-1)
 
 
