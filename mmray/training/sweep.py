@@ -312,6 +312,7 @@ def _shown(advance: progress.Advance) -> Any:
 def _folder() -> Iterator[str]:
     """Where Tune keeps its own books, which nobody reads again: what a sweep goes on from is its rows."""
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints a banner at any verbosity
     folder = tempfile.mkdtemp(prefix="mmray-tune-")
     try:
         yield folder
