@@ -222,6 +222,41 @@ class Train(Section):
         return self
 
 
+class Range(Section):
+    """Numbers that a search draws from."""
+
+    low: float
+    high: float
+    log: bool = Field(False, description="even over orders of magnitude")
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ValueError(f"low = {self.low} must be below high = {self.high}, and above 0 where log = true")
+        return self
+
+
+class Search(Section):
+    """Which settings matter: samples of them by Optuna, judged by validation subjects alone, beside the grid."""
+
+    samples: int = Field(0, ge=0, description="0: no search; needs the extra [search]")
+    system: System = Field("crossmodal_gcn", description="whose settings")
+    space: dict[str, Range | tuple[bool | int | float | str, ...]] = Field(
+        {
+            "train.learning_rate": Range(low=1e-5, high=1e-2, log=True),
+            "train.weight_decay": Range(low=1e-4, high=1e-1, log=True),
+            "train.classification_weight": Range(low=0.1, high=2.0, log=True),
+            "train.schedule": ("constant", "cosine", "one_cycle", "plateau"),
+            "model.dropout": Range(low=0.0, high=0.6),
+            "model.hidden": (16, 32, 64, 128),
+        },
+        description="setting -> {low, high, log} or a list of choices",
+    )
+    asha: bool = Field(
+        True, description="stop samples that lag behind after a few folds (ASHA); the reported grid never stops early"
+    )
+
+
 class Sweep(Section):
     """Which fits are compared: (systems + variants) x learning rates x folds x seeds."""
 
@@ -237,6 +272,7 @@ class Sweep(Section):
     )
     folds: tuple[int, ...] | None = Field(None, description="outer folds; null: all of the split")
     seeds: int = Field(3, ge=1, description="fits of each fold, which differ in weights and batches alone")
+    search: Search = Search()
 
 
 class Evaluate(Section):
@@ -345,6 +381,22 @@ def from_dict(tree: dict[str, Any]) -> Config:
         raise ConfigError("\n".join(lines)) from None
 
 
+def laid_over(config: Config, values: dict[str, Any]) -> Config:
+    """The same with some settings replaced, `section.field` -> value.
+
+    Raises:
+        ConfigError: there is no such setting, or a value is refused.
+    """
+    tree = config.model_dump(mode="json")
+    for key, value in values.items():
+        *parents, leaf = key.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return from_dict(tree)
+
+
 def to_yaml(config: Config) -> str:
     """The resolved config as YAML that `load` reads back to an equal tree."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -363,7 +415,7 @@ def reference() -> str:
         for name, field in section.model_fields.items():
             if not isinstance(field.default, Section):
                 key = f"{title}.{name}" if title else name
-                lines.append(f"| `{key}` | `{json.dumps(field.default)}` | {field.description or ''} |")
+                lines.append(f"| `{key}` | `{json.dumps(field.default, default=_as_json)}` | {field.description or ''} |")
     return "\n".join(lines) + "\n"
 
 
@@ -378,7 +430,7 @@ def _sections(section: type[Section], path: str) -> Iterator[tuple[str, type[Sec
 def digest(*parts: Section | str | int | float) -> str:
     """Twelve hex digits naming these settings; hardware fields are left out, key order does not matter."""
     plain = [_scientific(part) if isinstance(part, Section) else part for part in parts]
-    text = json.dumps(plain, sort_keys=True, ensure_ascii=False)
+    text = json.dumps(plain, sort_keys=True, ensure_ascii=False, default=_as_json)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -394,6 +446,11 @@ def _flat(tree: dict[str, Any], path: str) -> Iterator[tuple[str, Any]]:
             yield from _flat(value, f"{path}{name}.")
         else:
             yield f"{path}{name}", value
+
+
+def _as_json(section: Section) -> dict[str, Any]:
+    """A section that stands in a setting's value, for json.dumps."""
+    return section.model_dump(mode="json")
 
 
 def _scientific(section: Section) -> dict[str, Any]:

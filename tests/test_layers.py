@@ -16,7 +16,9 @@ MAY_IMPORT_RAY = {
     "cluster.py",
     "features/pipeline.py",
     "training/trainer.py",
+    "training/search.py",
     "training/sweep.py",
+    "training/tuning.py",
 }
 
 

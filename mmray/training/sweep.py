@@ -8,11 +8,6 @@ itself, unless the settings ask for several workers, which are then a Ray Train 
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,9 +30,8 @@ from mmray.evaluation.trials import Plan, Planned
 from mmray.features.table import Segments
 from mmray.recordings import splits
 from mmray.storage import Workspace
-from mmray.training import results, structure, trainer, trial
-
-MAX_FAILURES = 3  # deaths of a fit's process; one that the settings doom is a row with its reason instead
+from mmray.training import results, search, structure, trainer, trial, tuning
+from mmray.training.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -120,6 +114,8 @@ def sweep(settings: Config) -> SweepSummary:
     missing = [spec for spec in specs if spec.trial_id not in there]
     if missing:
         _fit_all(workspace, settings, plan, missing, len(there))
+    if settings.sweep.search.samples:
+        search.search(workspace, settings, plan.sweep_id)
     summary = summarise(workspace, settings, plan)
     workspace.write_json(asdict(summary), *place, "summary.json")
     flat = [
@@ -175,7 +171,7 @@ def grid(workspace: Workspace, settings: Config) -> tuple[Plan, list[Spec]]:
             for variant, over in variants.items():
                 for rate in settings.sweep.learning_rates:
                     laid = {"train.learning_rate": rate, **over, "train.fold": fold, "seed": seed}
-                    chosen = _laid_over(settings, laid)
+                    chosen = config.laid_over(settings, laid)
                     specs.append(Spec(f"{_plain(variant)}-{trainer.named(chosen, data)}", variant, chosen))
     sweep_id = hashlib.sha256("".join(spec.trial_id for spec in specs).encode()).hexdigest()[:12]
     planned = (
@@ -201,17 +197,6 @@ def summarise(workspace: Workspace, settings: Config, plan: Plan) -> SweepSummar
     )
 
 
-def _laid_over(settings: Config, laid: dict[str, Any]) -> Config:
-    tree = settings.model_dump(mode="json")
-    for key, value in laid.items():
-        *parents, leaf = key.split(".")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value
-    return config.from_dict(tree)
-
-
 def _plain(variant: str) -> str:
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in variant)
 
@@ -228,15 +213,9 @@ def _fit_all(workspace: Workspace, settings: Config, plan: Plan, missing: list[S
         if spec.settings.model.name == "strucgcn":
             structure.prepare(spec.settings, segments)
             break
-    with cluster.session(settings.cluster), _folder() as folder:
+    with cluster.session(settings.cluster), tuning.folder() as folder:
         from ray import tune
 
-        workers, cpus = settings.train.num_workers, settings.cluster.worker_cpus
-        if workers:
-            cluster.require_room("sweep", workers, cpus=cpus, setting="train.num_workers or cluster.worker_cpus")
-        else:
-            cluster.require_room("sweep", cpus=1, setting="cluster.num_cpus")
-        at_once = cluster.logical_cpus() / (workers * cpus) if workers else cluster.cores(settings.cluster)
         with progress.bar("sweep", len(plan.trials)) as advance:
             advance(done)
             fit = tune.with_parameters(
@@ -245,19 +224,8 @@ def _fit_all(workspace: Workspace, settings: Config, plan: Plan, missing: list[S
                 sweep_id=plan.sweep_id,
                 segments=segments,
             )
-            tuner = tune.Tuner(
-                # a group of its own takes the CPUs where there are several workers
-                tune.with_resources(fit, {"cpu": 0 if workers else 1}),
-                param_space={"position": tune.grid_search(list(range(len(missing))))},
-                tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=max(1, int(at_once))),
-                run_config=tune.RunConfig(
-                    storage_path=folder,
-                    verbose=0,
-                    failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
-                    callbacks=[_shown(advance)],
-                ),
-            )
-            errors = tuner.fit().errors
+            space = {"position": tune.grid_search(list(range(len(missing))))}
+            errors = tuning.run(fit, space, settings, folder, [_shown(advance)]).errors
     lost = len(plan.trials) - len(trials.finished(workspace, plan.sweep_id))
     if lost:
         reason = str(errors[0]).strip().splitlines()[-1] if errors else "it was stopped"
@@ -279,13 +247,19 @@ def _trial(
     torch.set_num_threads(1)
     workspace = Workspace(settings.workspace)
     fold = splits.load_split(workspace, settings.split.name)[settings.train.fold]
+    told = results.chosen(segments, (*fold.train, *fold.validation, *fold.test))
+
+    def on_workers() -> Checkpoint:
+        return trainer.fit_run(workspace, settings, trainer.run_name(workspace, settings), told, fold)
+
     row = trial.run(
         settings,
-        results.chosen(segments, (*fold.train, *fold.validation, *fold.test)),
+        told,
         fold,
         trainer.classes_of(workspace),
         trial_id=trial_id,
         variant=variant,
+        state=on_workers if settings.train.num_workers else None,
     )
     trials.write(workspace, sweep_id, row)
     tune.report({"variant": variant, "validation_mrr": row["validation_mrr"], "error": row["error"]})
@@ -306,15 +280,3 @@ def _shown(advance: progress.Advance) -> Any:
             advance(1, f"best validation MRR {self.best[0]:.3f}, {self.best[1]}" if self.best else "")
 
     return Shown()
-
-
-@contextmanager
-def _folder() -> Iterator[str]:
-    """Where Tune keeps its own books, which nobody reads again: what a sweep goes on from is its rows."""
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints a banner at any verbosity
-    folder = tempfile.mkdtemp(prefix="mmray-tune-")
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -100,7 +100,7 @@ def train(settings: Config) -> RunSummary:
         with _threads(settings):
             segments = segments_of(workspace, settings, fold)
             structure.prepare(settings, segments)
-            state = _fit(workspace, settings, run_id, segments, fold)
+            state = fit_run(workspace, settings, run_id, segments, fold)
             model = _new_model(settings, segments, classes_of(workspace))
             where = f"workspace {workspace.root}: runs/{run_id}/{CHECKPOINT}"
             load_weights(model, state.part("best"), where)
@@ -200,7 +200,14 @@ def _threads(settings: Config) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _fit(workspace: Workspace, settings: Config, run_id: str, segments: dict[str, Segments], fold: Fold) -> Checkpoint:
+def fit_run(
+    workspace: Workspace, settings: Config, run_id: str, segments: dict[str, Segments], fold: Fold
+) -> Checkpoint:
+    """Fit, or go on with what runs/<id>/checkpoint.safetensors holds, here or on as many workers as are asked for.
+
+    Raises:
+        As `train`.
+    """
     state = read_checkpoint(workspace, "runs", run_id, CHECKPOINT)
     if state is not None and state.finished:
         return state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -23,10 +24,18 @@ from mmray.models.system import System
 from mmray.recordings.splits import Fold
 from mmray.schema import MODALITIES
 from mmray.training import loop, reference, results, structure
+from mmray.training.checkpoint import Checkpoint
 
 
 def run(
-    settings: Config, segments: dict[str, Segments], fold: Fold, classes: int, *, trial_id: str, variant: str
+    settings: Config,
+    segments: dict[str, Segments],
+    fold: Fold,
+    classes: int,
+    *,
+    trial_id: str,
+    variant: str,
+    state: Callable[[], Checkpoint] | None = None,
 ) -> Row:
     """Fit and test once; a row of TRIALS. A fit that cannot be is a row with its reason, not an end to the sweep.
 
@@ -35,6 +44,7 @@ def run(
         segments: modality -> segments of all the fold's subjects.
         fold: who trains, validates and tests.
         classes: of the label.
+        state: fits elsewhere; without it the fit is here, on as many threads as torch is set to.
     """
     row: Row = dict.fromkeys(TRIALS.names)
     row |= {"trial_id": trial_id, "variant": variant, "system": settings.model.name}
@@ -42,24 +52,38 @@ def run(
     row |= {"config": json.dumps(config.fitting(settings))}
     began = time.perf_counter()
     try:
-        row |= _fitted(settings, segments, fold, classes)
+        row |= _tested(*best_of(settings, segments, fold, classes, state), segments, fold)
     except (ConfigError, WorkspaceError) as error:
         row["error"] = str(error)
     return row | {"seconds": time.perf_counter() - began}
 
 
-def _fitted(settings: Config, segments: dict[str, Segments], fold: Fold, classes: int) -> dict[str, Any]:
+def best_of(
+    settings: Config,
+    segments: dict[str, Segments],
+    fold: Fold,
+    classes: int,
+    state: Callable[[], Checkpoint] | None = None,
+) -> tuple[System, Checkpoint]:
+    """The model at the weights that its validation subjects prefer, in eval mode. Test subjects take no part.
+
+    Raises:
+        ConfigError, WorkspaceError: the settings or the people allow no fit; see `loop.fit`.
+    """
     torch.manual_seed(settings.seed)
     model = registry.build(settings.model, {m: part.shape for m, part in segments.items()}, classes)
     structure.recall(settings, model)
-    training = results.chosen(segments, fold.train)
-    state = loop.fit(model, training, results.chosen(segments, fold.validation), settings.train, settings.seed)
-    model.load_state_dict(state.part("best"))
-    model.eval()
+    training, validation = results.chosen(segments, fold.train), results.chosen(segments, fold.validation)
+    fitted = state() if state else loop.fit(model, training, validation, settings.train, settings.seed)
+    model.load_state_dict(fitted.part("best"))
     if model.neighbours:
-        attached = reference.of_tensors(state.part("best_reference"), training, torch.device("cpu"))
+        attached = reference.of_tensors(fitted.part("best_reference"), training, torch.device("cpu"))
         reference.require_training_subjects(attached, (*fold.validation, *fold.test), "sweep")
         model.attach(attached)
+    return model.cpu().eval(), fitted
+
+
+def _tested(model: System, state: Checkpoint, segments: dict[str, Segments], fold: Fold) -> Row:
     told = results.chosen(segments, (*fold.validation, *fold.test))
     encoded = results.encoded_by(model, told)
     embeddings = results.embeddings_table(model, encoded, told, fold)

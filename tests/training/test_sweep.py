@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import numpy as np
+import psutil
 import pyarrow.compute as pc
 import pytest
 
 from mmray import config
-from mmray.errors import ConfigError
+from mmray.errors import ConfigError, WorkspaceError
 from mmray.evaluation import trials
 from mmray.evaluation.evaluate import paired_vectors
 from mmray.storage import Workspace
@@ -133,21 +135,122 @@ def test_a_grid_that_cannot_be_is_refused_before_any_fit(swept, over, message):
         sweeps.sweep(settings_in(swept[0].workspace, **over))
 
 
-def test_a_killed_sweep_goes_on_to_the_same_trials(tmp_path, prepared, swept):
-    """SIGKILL the driver in the middle; the same command finishes, and the rows equal an undisturbed sweep's."""
-    settings = settings_in(tmp_path / "ws")
-    prepared(settings.workspace, settings, subjects=24, segments=3)
-    (tmp_path / "c.yaml").write_text(config.to_yaml(settings))
+def started(*arguments: str) -> subprocess.Popen:
     code = "import sys; from mmray.cli import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, "sweep", "--config", str(tmp_path / "c.yaml")]
-    driver = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    folder = Workspace(settings.workspace)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, "sweep", *arguments],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+
+
+def fits_there(settings) -> dict[str, bytes]:
+    workspace = Workspace(settings.workspace)
+    return {
+        name: workspace.read_bytes("sweeps", sweep_id, "trials.parquet", name)
+        for sweep_id in workspace.names("sweeps")
+        for name in workspace.names("sweeps", sweep_id, "trials.parquet")
+    }
+
+
+def wait_for(settings, driver, count: int) -> dict[str, bytes]:
     give_up = time.monotonic() + 120
     while driver.poll() is None and time.monotonic() < give_up:
-        if any(folder.names("sweeps", name, "trials.parquet") for name in folder.names("sweeps")):
-            break
-        time.sleep(0.05)
+        if len(there := fits_there(settings)) >= count:
+            return there
+        time.sleep(0.02)
+    raise AssertionError(f"the sweep ended before {count} fits were there: {driver.stderr.read().decode()}")
+
+
+def fitting_processes(driver) -> list[psutil.Process]:
+    """Processes of Tune's that fit, children of the driver's Ray."""
+    return [p for p in psutil.Process(driver.pid).children(recursive=True) if "ImplicitFunc" in " ".join(p.cmdline())]
+
+
+def test_a_killed_sweep_resumes_and_outlives_a_killed_fit(tmp_path, prepared, ray_session):
+    """SIGKILL the driver, resume, then SIGKILL a fit: no finished fit runs again; rows as if undisturbed."""
+    slow = {"systems": ["gcn"], "seeds": 4}
+    undisturbed, settings = (settings_in(tmp_path / name, **slow) for name in ("calm", "ws"))
+    for one in (undisturbed, settings):
+        prepared(one.workspace, one, subjects=24, segments=3)
+    (tmp_path / "c.yaml").write_text(config.to_yaml(settings))
+
+    driver = started("--config", str(tmp_path / "c.yaml"))
+    wait_for(settings, driver, 1)
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
+    kept = fits_there(settings)
+    assert len(kept) < 8, "all was over before the kill: nothing would be tested"
+
+    driver = started("--resume", "--workspace", settings.workspace)
+    wait_for(settings, driver, len(kept) + 1)
+    victims = fitting_processes(driver)
+    assert victims
+    os.kill(victims[0].pid, signal.SIGKILL)
+    _, told = driver.communicate(timeout=180)
+    assert driver.returncode == 0, told.decode()
+
+    after = fits_there(settings)
+    assert {name: after[name] for name in kept} == kept
+    expected = sweeps.sweep(undisturbed)
+    assert rows_of(settings, expected.sweep_id) == rows_of(undisturbed, expected.sweep_id)
+
+
+def test_resume_without_a_sweep_or_on_other_data_says_what_to_do(tmp_path, prepared, ray_session):
+    settings = settings_in(tmp_path / "ws", seeds=1)
+    workspace = Workspace(settings.workspace)
+    with pytest.raises(WorkspaceError, match="run `mmray sweep` first"):
+        sweeps.resume(settings.workspace)
+    prepared(settings.workspace, settings, subjects=24, segments=3)
+    sweeps.sweep(settings)
+    split = workspace.read_bytes("splits", "default.json")
+    workspace.write_bytes(split + b"\n", "splits", "default.json")
+    with pytest.raises(WorkspaceError, match="planned on other features, another split"):
+        sweeps.resume(settings.workspace)
+
+
+def test_a_fit_of_two_workers_is_the_fit_of_one(tmp_path, prepared, ray_session):
+    """Its Train group stands inside the trial; without dropout both walk one path."""
+    tree = settings_in(tmp_path / "ws", systems=["gcn"], seeds=1, folds=[0]).model_dump()
+    tree["model"] |= {"dropout": 0.0}
+    settings = config.from_dict(tree)
+    prepared(settings.workspace, settings, subjects=24, segments=3)
+    alone = rows_of(settings, sweeps.sweep(settings).sweep_id)[0]
+    shutil.rmtree(f"{settings.workspace}/sweeps")
+    tree["train"] |= {"num_workers": 2}
+    shared = rows_of(settings, sweeps.sweep(config.from_dict(tree)).sweep_id)[0]
+    assert shared["error"] is None
+    np.testing.assert_allclose(shared["probability"], alone["probability"], atol=1e-4)
+    assert shared["trial_id"] == alone["trial_id"]
+
+
+def test_a_search_draws_from_its_space_and_says_what_matters(swept):
+    settings = settings_in(swept[0].workspace)
+    asked = config.Search(
+        samples=6,
+        system="gcn",
+        space={"train.learning_rate": config.Range(low=1e-6, high=1e-1, log=True), "train.passes": (1, 2)},
+    )
+    settings = settings.model_copy(update={"sweep": settings.sweep.model_copy(update={"search": asked})})
     summary = sweeps.sweep(settings)
-    assert rows_of(settings, summary.sweep_id) == rows_of(swept[0], swept[1].sweep_id)
+    assert summary.sweep_id == swept[1].sweep_id  # the grid is what it was
+    workspace, place = Workspace(settings.workspace), ("sweeps", summary.sweep_id)
+    rows = workspace.read_table(*place, "search.parquet").to_pylist()
+    assert len(rows) == 6
+    assert all(1e-6 <= row["param.train.learning_rate"] <= 1e-1 and row["param.train.passes"] in (1, 2) for row in rows)
+    assert all(0 < row["value"] <= 1 and 1 <= row["folds"] <= 2 for row in rows)
+    shares = workspace.read_json(*place, "importance.json")
+    assert shares.keys() == asked.space.keys()
+    assert sum(shares.values()) == pytest.approx(1) or not any(shares.values())
+    before = workspace.read_bytes(*place, "search.parquet")
+    sweeps.sweep(settings)
+    assert workspace.read_bytes(*place, "search.parquet") == before
+
+
+def test_a_search_over_a_setting_that_does_not_exist_is_refused(swept):
+    asked = config.Search(samples=2, space={"train.learning_rat": (0.1, 0.2)})
+    settings = settings_in(swept[0].workspace)
+    settings = settings.model_copy(update={"sweep": settings.sweep.model_copy(update={"search": asked})})
+    with pytest.raises(ConfigError, match="did you mean 'learning_rate'"):
+        sweeps.sweep(settings)

@@ -1,0 +1,149 @@
+"""Which settings matter: Optuna draws them on Ray Tune, and validation subjects alone judge.
+
+The preprint leaves the sensitivity to its settings for later work. A sample is fitted on one fold after another, and
+its value is the mean validation MRR so far; ASHA (Li et al. 2020, doi 10.48550/arXiv.1810.05934) stops those that lag
+behind after few folds. Nothing here picks what a report's tables show, and no test subject takes part.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from mmray import cluster, config, progress
+from mmray.config import Config, Range
+from mmray.errors import ConfigError, WorkspaceError
+from mmray.features.table import Segments
+from mmray.recordings import splits
+from mmray.storage import Workspace
+from mmray.training import results, trainer, trial, tuning
+
+
+def search(workspace: Workspace, settings: Config, sweep_id: str) -> None:
+    """Leave search.parquet, a row a sample, and importance.json, each setting's share; nothing where they are there.
+
+    An importance is the share of the values' variance that a setting explains by itself and with others (fANOVA,
+    Hutter et al. 2014).
+
+    Raises:
+        ConfigError: Optuna is not installed, or a setting of the space does not exist.
+    """
+    place, asked = ("sweeps", sweep_id), settings.sweep.search
+    digest = config.digest(asked)
+    if workspace.exists(*place, "search.json") and workspace.read_json(*place, "search.json")["digest"] == digest:
+        return
+    require_optuna()
+    config.laid_over(settings, {name: _first(domain) for name, domain in asked.space.items()})
+    folds = splits.load_split(workspace, settings.split.name)
+    chosen = range(len(folds)) if settings.sweep.folds is None else settings.sweep.folds
+    segments = trainer.segments_of(workspace, settings, folds[0])
+    with cluster.session(settings.cluster), tuning.folder() as folder:
+        import optuna
+        from ray import tune
+        from ray.tune.schedulers import ASHAScheduler
+        from ray.tune.search.optuna import OptunaSearch
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        drawn = OptunaSearch(metric="value", mode="max", seed=settings.seed)
+        halving = ASHAScheduler(time_attr="folds", max_t=len(chosen), grace_period=1, reduction_factor=2)
+        fit = tune.with_parameters(
+            _sample, tree=settings.model_dump(mode="json"), folds=tuple(chosen), segments=segments
+        )
+        with progress.bar("search", asked.samples) as advance:
+            found = tuning.run(
+                fit,
+                {name: _domain(domain) for name, domain in asked.space.items()},
+                settings.model_copy(update={"train": settings.train.model_copy(update={"num_workers": 0})}),
+                folder,
+                [_shown(advance)],
+                num_samples=asked.samples,
+                search_alg=drawn,
+                scheduler=halving if asked.asha else None,
+                metric="value",
+                mode="max",
+            )
+        rows = [
+            {"system": asked.system, "value": one.metrics["value"], "folds": one.metrics["folds"]}
+            | {f"param.{name}": one.config[name] for name in asked.space}
+            for one in found
+            if one.metrics and "value" in one.metrics
+        ]
+        shares = _importances(drawn, asked.space.keys())
+    if not rows:
+        raise ConfigError(f"sweep.search: none of {asked.samples} samples could be fitted; narrow sweep.search.space")
+    workspace.write_table(pa.Table.from_pylist(rows), *place, "search.parquet")
+    workspace.write_json(shares, *place, "importance.json")
+    workspace.write_json({"digest": digest}, *place, "search.json")
+
+
+def require_optuna() -> None:
+    """Say so where the extra is missing.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if importlib.util.find_spec("optuna") is None:
+        raise ConfigError("sweep.search needs Optuna: pip install -c constraints.txt '.[search]', or set samples to 0")
+
+
+def _sample(
+    values: dict[str, Any], tree: dict[str, Any], folds: tuple[int, ...], segments: dict[str, Segments]
+) -> None:
+    """One draw on a Tune worker, told of after every fold."""
+    from ray import tune
+
+    cluster.limit_threads(1)
+    torch.set_num_threads(1)
+    base = config.from_dict(tree)
+    workspace = Workspace(base.workspace)
+    known = splits.load_split(workspace, base.split.name)
+    classes = trainer.classes_of(workspace)
+    scores: list[float] = []
+    for fold in folds:
+        settings = config.laid_over(base, {"model.name": base.sweep.search.system, **values, "train.fold": fold})
+        inner = results.chosen(segments, (*known[fold].train, *known[fold].validation))
+        try:
+            scores.append(trial.best_of(settings, inner, known[fold], classes)[1].best_mrr)
+        except (ConfigError, WorkspaceError):
+            scores.append(0.0)  # a fit that diverges finds nobody
+        tune.report({"value": float(np.mean(scores)), "folds": len(scores)})
+
+
+def _importances(drawn: Any, names: Any) -> dict[str, float]:
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
+    study = drawn._ot_study  # Ray offers no other way to it
+    values = {round(one.value, 12) for one in study.trials if one.value is not None}
+    if len(values) < 2:
+        return dict.fromkeys(names, 0.0)  # nothing moved
+    shares = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
+    return {name: float(share) for name, share in shares.items()}
+
+
+def _domain(domain: Range | tuple[Any, ...]) -> Any:
+    from ray import tune
+
+    if not isinstance(domain, Range):
+        return tune.choice(list(domain))
+    return tune.loguniform(domain.low, domain.high) if domain.log else tune.uniform(domain.low, domain.high)
+
+
+def _first(domain: Range | tuple[Any, ...]) -> Any:
+    return domain.low if isinstance(domain, Range) else domain[0]
+
+
+def _shown(advance: progress.Advance) -> Any:
+    from ray import tune
+
+    class Shown(tune.Callback):
+        best = -1.0
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            self.best = max(self.best, trial.last_result.get("value", -1.0))
+            advance(1, f"best validation MRR {self.best:.3f}")
+
+    return Shown()

@@ -1,0 +1,64 @@
+"""Ray Tune as both the grid and the search use it: processes reused, its books thrown away, its voice turned off."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mmray import cluster
+from mmray.config import Config
+
+NEXT_TO_NOTHING = 0.01  # Tune refuses a trial that asks for nothing
+MAX_FAILURES = 3  # deaths of a fit's process; one that the settings doom is a row with its reason instead
+
+
+@contextmanager
+def folder() -> Iterator[str]:
+    """Where Tune keeps its own books, which nobody reads again: what a sweep goes on from is its rows."""
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints a banner at any verbosity
+    made = tempfile.mkdtemp(prefix="mmray-tune-")
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def run(fit: Any, space: dict[str, Any], settings: Config, folder: str, callbacks: list[Any], **how: Any) -> Any:
+    """Tune a function over a space, as many at once as there are cores for, and return Tune's results.
+
+    A fit has one CPU; one that asks for several workers has none itself, and its workers take theirs.
+
+    Args:
+        fit: a function trainable.
+        space: Tune's param_space.
+        folder: from `folder`.
+        how: further fields of TuneConfig.
+
+    Raises:
+        ResourceError: the cluster has no room for one fit.
+    """
+    from ray import tune
+
+    workers, cpus = settings.train.num_workers, settings.cluster.worker_cpus
+    if workers:
+        cluster.require_room("sweep", workers, cpus=cpus, setting="train.num_workers or cluster.worker_cpus")
+        at_once = int(cluster.logical_cpus() / (workers * cpus + NEXT_TO_NOTHING))
+    else:
+        cluster.require_room("sweep", cpus=1, setting="cluster.num_cpus")
+        at_once = cluster.cores(settings.cluster)
+    return tune.Tuner(
+        tune.with_resources(fit, {"cpu": NEXT_TO_NOTHING if workers else 1}),
+        param_space=space,
+        tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=max(1, at_once), **how),
+        run_config=tune.RunConfig(
+            storage_path=folder,
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+            callbacks=callbacks,
+        ),
+    ).fit()
