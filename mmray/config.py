@@ -201,6 +201,12 @@ class Train(Section):
         description="segments that a validation pair_id is the mean of while training and for the temperature, at most",
     )
     patience: int = Field(15, ge=1, description="epochs without a better validation MRR before it stops")
+    shuffled_pairs: int | None = Field(
+        None,
+        ge=0,
+        description="control: give each voice to another person of the same part, drawn by this seed, so that "
+        "nothing can be found; null: as recorded",
+    )
     num_workers: int = Field(0, ge=0, json_schema_extra=HARDWARE, description="0: in this process; N: DDP")
     compile: bool = Field(
         False,
@@ -415,7 +421,9 @@ def reference() -> str:
         for name, field in section.model_fields.items():
             if not isinstance(field.default, Section):
                 key = f"{title}.{name}" if title else name
-                lines.append(f"| `{key}` | `{json.dumps(field.default, default=_as_json)}` | {field.description or ''} |")
+                lines.append(
+                    f"| `{key}` | `{json.dumps(field.default, default=_as_json)}` | {field.description or ''} |"
+                )
     return "\n".join(lines) + "\n"
 
 

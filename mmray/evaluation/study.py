@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -121,4 +122,6 @@ def _compared(figures: Mapping[str, list[Figure]], settings: config.Evaluate, se
 
 
 def _ceilings(truth: pa.Table | None, rows: list[Row]) -> dict[int, Ceilings]:
-    return {} if truth is None else {row["fold"]: oracle.ceilings(truth, row["subject_id"]) for row in rows}
+    if truth is None or any(json.loads(row["config"]).get("train.shuffled_pairs") is not None for row in rows):
+        return {}  # the truth knows nothing of pairs drawn by lot
+    return {row["fold"]: oracle.ceilings(truth, row["subject_id"]) for row in rows}

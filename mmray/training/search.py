@@ -40,7 +40,7 @@ def search(workspace: Workspace, settings: Config, sweep_id: str) -> None:
     config.laid_over(settings, {name: _first(domain) for name, domain in asked.space.items()})
     folds = splits.load_split(workspace, settings.split.name)
     chosen = range(len(folds)) if settings.sweep.folds is None else settings.sweep.folds
-    segments = trainer.segments_of(workspace, settings, folds[0])
+    segments = trainer.recorded(workspace, settings, folds[0])
     with cluster.session(settings.cluster), tuning.folder() as folder:
         import optuna
         from ray import tune
@@ -106,6 +106,7 @@ def _sample(
     for fold in folds:
         settings = config.laid_over(base, {"model.name": base.sweep.search.system, **values, "train.fold": fold})
         inner = results.chosen(segments, (*known[fold].train, *known[fold].validation))
+        inner = trainer.paired(inner, settings, known[fold])
         try:
             scores.append(trial.best_of(settings, inner, known[fold], classes)[1].best_mrr)
         except (ConfigError, WorkspaceError):

@@ -208,7 +208,7 @@ def _truth(settings: Config) -> pa.Table | None:
 
 def _fit_all(workspace: Workspace, settings: Config, plan: Plan, missing: list[Spec], done: int) -> None:
     everyone = splits.load_split(workspace, settings.split.name)[0]
-    segments = trainer.segments_of(workspace, settings, everyone)
+    segments = trainer.recorded(workspace, settings, everyone)
     for spec in missing:
         if spec.settings.model.name == "strucgcn":
             structure.prepare(spec.settings, segments)
@@ -248,6 +248,7 @@ def _trial(
     workspace = Workspace(settings.workspace)
     fold = splits.load_split(workspace, settings.split.name)[settings.train.fold]
     told = results.chosen(segments, (*fold.train, *fold.validation, *fold.test))
+    told = trainer.paired(told, settings, fold)
 
     def on_workers() -> Checkpoint:
         return trainer.fit_run(workspace, settings, trainer.run_name(workspace, settings), told, fold)

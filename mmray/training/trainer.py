@@ -42,6 +42,7 @@ from mmray.training.checkpoint import (
     read_settings,
     write_checkpoint,
 )
+from mmray.training.shuffled import shuffled_pairs
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -171,6 +172,17 @@ def _fold(workspace: Workspace, settings: Config) -> Fold:
 
 
 def segments_of(workspace: Workspace, settings: Config, fold: Fold) -> dict[str, Segments]:
+    """What a fit takes of everybody in a fold."""
+    return paired(recorded(workspace, settings, fold), settings, fold)
+
+
+def paired(segments: dict[str, Segments], settings: Config, fold: Fold) -> dict[str, Segments]:
+    """The segments under their own people, or under those that the control's lot gives them to."""
+    seed = settings.train.shuffled_pairs
+    return segments if seed is None else shuffled_pairs(segments, fold, seed)
+
+
+def recorded(workspace: Workspace, settings: Config, fold: Fold) -> dict[str, Segments]:
     """Prepared segments of everybody in a fold."""
     digest, subjects = config.digest(settings.features), {*fold.train, *fold.validation, *fold.test}
     return {modality: load_segments(workspace, digest, modality, subjects) for modality in MODALITIES}

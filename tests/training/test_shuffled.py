@@ -1,0 +1,70 @@
+"""The control of pairs drawn by lot: what it moves, what it leaves, and that it takes away what there was to find."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mmray import config
+from mmray.errors import ConfigError
+from mmray.evaluation import pooled, trials
+from mmray.recordings.splits import Fold
+from mmray.training import trial
+from mmray.training.shuffled import shuffled_pairs
+
+NAMES = [f"s{u:03d}" for u in range(24)]
+FOLD = Fold(tuple(NAMES[:12]), tuple(NAMES[12:16]), tuple(NAMES[16:]))
+
+
+def owners(part) -> dict[str, str]:
+    """Whose each recording is said to be."""
+    return dict(zip(part.recording_id_S.tolist(), part.subject_id_S.tolist(), strict=True))
+
+
+def test_a_voice_goes_to_somebody_of_the_same_part_and_has_their_class(generated):
+    segments = generated(subjects=24, segments=2)
+    label = dict(zip(segments["eeg"].subject_id_S.tolist(), segments["eeg"].label_S.tolist(), strict=True))
+    role = {subject: part for part in ("train", "validation", "test") for subject in getattr(FOLD, part)}
+    found = shuffled_pairs(segments, FOLD, 1)["audio"]
+    before, after = owners(segments["audio"]), owners(found)
+    assert sorted(after.values()) == sorted(before.values())
+    assert sum(before[r] != after[r] for r in before) > 12
+    assert all(role[before[r]] == role[after[r]] for r in before)
+    assert found.label_S.tolist() == [label[subject] for subject in found.subject_id_S.tolist()]
+
+
+def test_the_eeg_and_every_value_stay(generated):
+    segments = generated(subjects=24, segments=2)
+    found = shuffled_pairs(segments, FOLD, 1)
+    assert owners(found["eeg"]) == owners(segments["eeg"])
+    np.testing.assert_array_equal(found["audio"].x_SND, segments["audio"].x_SND)
+
+
+def test_a_seed_is_a_lot(generated):
+    segments = generated(subjects=24, segments=2)
+    one, again, other = (owners(shuffled_pairs(segments, FOLD, seed)["audio"]) for seed in (1, 1, 2))
+    assert one == again != other
+
+
+def test_a_study_that_pairs_by_trial_is_refused(generated):
+    segments = generated(subjects=24, segments=2)
+    audio = segments["audio"]
+    with pytest.raises(ConfigError, match="pairs by trial"):
+        shuffled_pairs({**segments, "audio": replace(audio, pair_id_S=audio.recording_id_S)}, FOLD, 1)
+
+
+def test_what_is_found_as_recorded_is_gone_by_lot(generated):
+    """As recorded a ridge finds everybody's voice; over thirty lots its hits are what chance gives."""
+    segments = generated(subjects=24, segments=6)
+    settings = config.from_dict({"model": {"name": "ridge"}, "train": {"passes": 1}})
+
+    def recall(told) -> float:
+        row = trial.run(settings, told, FOLD, 2, trial_id="t", variant="ridge")
+        figures = pooled.pool([trials.tested(row)], config.Evaluate(bootstraps=10, permutations=99), 0, {})
+        return float(np.mean([f.value for f in figures if f.metric == "R@1"]))
+
+    assert recall(segments) > 0.8
+    by_lot = [recall(shuffled_pairs(segments, FOLD, seed)) for seed in range(30)]
+    assert abs(np.mean(by_lot) - 1 / 8) < 3 * np.std(by_lot) / np.sqrt(30)
