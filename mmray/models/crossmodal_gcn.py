@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mmray import config
 from mmray.graphs.adjacency import normalise_adjacency
+from mmray.models.dropout import Dropout
 from mmray.models.layers import (
     MOMENTS,
     CrossModalAttention,
@@ -65,7 +66,7 @@ class GraphEncoder(Encoder):
         self.norms = nn.ModuleList(nn.LayerNorm(model.hidden) for _ in range(model.layers))
         pools = model.layers if model.pooling else 0
         self.pools = nn.ModuleList(TopKPool(model.hidden, model.pool_ratio) for _ in range(pools))
-        self.dropout = nn.Dropout(model.dropout)
+        self.dropout = Dropout(model.dropout)
         self.head = projection(2 * model.hidden, model)
         self.share = nn.Parameter(torch.empty(()))
         seen = (nodes if named else MOMENTS) * width

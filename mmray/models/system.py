@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mmray import config
 from mmray.graphs.population import STRANGER, Reference
+from mmray.models.dropout import Dropout
 
 MAX_LOGIT_SCALE = 100.0
 
@@ -107,7 +108,7 @@ def projection(width: int, model: config.Model) -> nn.Sequential:
         nn.LayerNorm(width),
         nn.Linear(width, model.hidden),
         nn.ReLU(),
-        nn.Dropout(model.dropout),
+        Dropout(model.dropout),
         nn.Linear(model.hidden, model.embedding),
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mmray import config
+from mmray.models.dropout import Dropout
 from mmray.models.system import Encoder, System
 
 
@@ -24,7 +25,7 @@ class MLPEncoder(Encoder):
         self.mlp = nn.Sequential(
             nn.Linear(nodes * width, model.hidden),
             nn.ReLU(),
-            nn.Dropout(model.dropout),
+            Dropout(model.dropout),
             nn.Linear(model.hidden, model.embedding),
         )
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from mmray import config
+from mmray.models.dropout import Dropout
 from mmray.models.system import Encoder, Fused, System
 
 
@@ -51,7 +52,7 @@ class TokenEncoder(Encoder):
         self.position_NE = nn.Parameter(torch.empty(nodes, model.embedding))
         self.query_TE = nn.Parameter(torch.empty(model.tokens, model.embedding))
         self.attention = Attention(model.embedding)
-        self.dropout = nn.Dropout(model.dropout)
+        self.dropout = Dropout(model.dropout)
         self.norm = nn.LayerNorm(model.embedding)
         self.reset_parameters()
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from mmray import config
+from mmray.models.dropout import Dropout
 from mmray.models.system import Encoder, projection
 
 
@@ -26,7 +27,7 @@ class Stack(Encoder):
     def __init__(self, nodes: int, width: int, layers: Sequence[nn.Module], model: config.Model) -> None:
         super().__init__(nodes, width)
         self.layers = nn.ModuleList(layers)
-        self.dropout = nn.Dropout(model.dropout)
+        self.dropout = Dropout(model.dropout)
         self.head = projection(model.hidden, model)
 
     def graph(self, weight_BNN: Tensor) -> Tensor:
