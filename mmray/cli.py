@@ -33,6 +33,9 @@ Overrides = Annotated[
 WorkspaceRoot = Annotated[
     str | None, typer.Option("--workspace", help="Folder or object-store URI of every artefact.", show_default=False)
 ]
+Tracker = Annotated[
+    Literal["tensorboard", "mlflow"] | None, typer.Option("--track", help="Tell this of every epoch, too.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 
 
@@ -112,13 +115,14 @@ def split(
 
 @app.command()
 def train(
+    track: Tracker = None,
     config_file: ConfigFile = None,
     overrides: Overrides = None,
     workspace: WorkspaceRoot = None,
     as_json: AsJson = False,
 ) -> None:
     """Fit the model on one fold, evaluate it on unseen subjects, and write its report."""
-    config = _resolve(config_file, overrides, workspace)
+    config = _resolve(config_file, overrides, workspace, _setting("train.track", track))
     from mmray.training import trainer
 
     _show(trainer.train(config), as_json)
@@ -129,15 +133,16 @@ def sweep(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the workspace's newest sweep, under its own settings.")
     ] = False,
+    track: Tracker = None,
     config_file: ConfigFile = None,
     overrides: Overrides = None,
     workspace: WorkspaceRoot = None,
     as_json: AsJson = False,
 ) -> None:
     """Fit systems, learning rates, folds and seeds as one study, and compare them on the same people."""
-    config = _resolve(config_file, overrides, workspace)
-    if resume and (config_file or overrides):
-        raise ConfigError("sweep: --resume takes the sweep's own settings; leave --config and --set out")
+    if resume and (config_file or overrides or track):
+        raise ConfigError("sweep: --resume takes the sweep's own settings; leave --config, --set and --track out")
+    config = _resolve(config_file, overrides, workspace, _setting("train.track", track))
     from mmray.training import sweep as study
 
     _show(study.resume(config.workspace) if resume else study.sweep(config), as_json)

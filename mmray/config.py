@@ -214,6 +214,9 @@ class Train(Section):
         description="torch.compile of the encoders in the fit; on a CPU we measured no gain",
     )
     max_failures: int = Field(3, ge=0, json_schema_extra=HARDWARE, description="worker deaths it recovers from")
+    track: Literal["none", "tensorboard", "mlflow"] = Field(
+        "none", json_schema_extra=HARDWARE, description="who else is told of every epoch; mlflow needs its extra"
+    )
 
     @model_validator(mode="after")
     def _class_weights_weigh_something(self) -> Self:

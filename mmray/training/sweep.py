@@ -8,7 +8,9 @@ itself, unless the settings ask for several workers, which are then a Ray Train 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -30,8 +32,8 @@ from mmray.evaluation.trials import Plan, Planned
 from mmray.features.table import Segments
 from mmray.recordings import splits
 from mmray.storage import Workspace
-from mmray.training import results, search, structure, trainer, trial, tuning
-from mmray.training.checkpoint import Checkpoint
+from mmray.training import results, search, structure, tracking, trainer, trial, tuning
+from mmray.training.checkpoint import Checkpoint, EpochRecord
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,8 @@ def _fit_all(workspace: Workspace, settings: Config, plan: Plan, missing: list[S
                 segments=segments,
             )
             space = {"position": tune.grid_search(list(range(len(missing))))}
-            errors = tuning.run(fit, space, settings, folder, [_shown(advance)]).errors
+            shown = _shown(advance, lambda trial_id: _track(workspace, settings, plan, trial_id))
+            errors = tuning.run(fit, space, settings, folder, [shown]).errors
     lost = len(plan.trials) - len(trials.finished(workspace, plan.sweep_id))
     if lost:
         reason = str(errors[0]).strip().splitlines()[-1] if errors else "it was stopped"
@@ -263,10 +266,22 @@ def _trial(
         state=on_workers if settings.train.num_workers else None,
     )
     trials.write(workspace, sweep_id, row)
-    tune.report({"variant": variant, "validation_mrr": row["validation_mrr"], "error": row["error"]})
+    tune.report({"trial": trial_id, "variant": variant, "validation_mrr": row["validation_mrr"]})
 
 
-def _shown(advance: progress.Advance) -> Any:
+def _track(workspace: Workspace, settings: Config, plan: Plan, trial_id: str) -> None:
+    """A fit that ended, told as `train.track` asks; from the driver, so that one process writes."""
+    if settings.train.track == "none":
+        return
+    one = next(planned for planned in plan.trials if planned.trial_id == trial_id)
+    row = trials.read(workspace, replace(plan, trials=(one,)))[0]
+    fitted_with = config.laid_over(settings, json.loads(row["config"]))
+    with tracking.tracked(workspace, fitted_with, "sweeps", plan.sweep_id, trial_id) as track:
+        for record in row["history"] or []:
+            track(EpochRecord(**record))
+
+
+def _shown(advance: progress.Advance, ended: Callable[[str], None]) -> Any:
     """Tune's word that a fit ended, as a step of the bar with the best so far."""
     from ray import tune
 
@@ -278,6 +293,8 @@ def _shown(advance: progress.Advance) -> Any:
             if told.get("validation_mrr") is not None:
                 mine = (told["validation_mrr"], told["variant"])
                 self.best = max(self.best or mine, mine)
+            if "trial" in told:
+                ended(told["trial"])
             advance(1, f"best validation MRR {self.best[0]:.3f}, {self.best[1]}" if self.best else "")
 
     return Shown()

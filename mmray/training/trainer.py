@@ -32,7 +32,7 @@ from mmray.recordings import catalogue, splits
 from mmray.recordings.splits import Fold
 from mmray.schema import MODALITIES, Metric, metrics_of
 from mmray.storage import Workspace
-from mmray.training import loop, reference, results, structure
+from mmray.training import loop, reference, results, structure, tracking
 from mmray.training.checkpoint import (
     MODEL,
     Checkpoint,
@@ -225,13 +225,21 @@ def fit_run(
         return state
     loop.require_pairs(results.chosen(segments, fold.train), results.chosen(segments, fold.validation))
     done = len(state.history) if state else 0
-    with progress.bar("train", settings.train.epochs) as advance:
+    with (
+        progress.bar("train", settings.train.epochs) as advance,
+        tracking.tracked(workspace, settings, "runs", run_id) as track,
+    ):
+
+        def tell(record: EpochRecord) -> None:
+            track(record)
+            advance(1, _note(record))
+
         advance(done)
         if settings.train.num_workers:
-            _fit_on_workers(settings, run_id, done, advance)
+            _fit_on_workers(settings, run_id, done, tell)
         else:
             place = loop.Place(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-            _fit_here(settings, run_id, segments, place, lambda record: advance(1, _note(record)))
+            _fit_here(settings, run_id, segments, place, tell)
     state = read_checkpoint(workspace, "runs", run_id, CHECKPOINT)
     if state is None or not state.finished:
         raise WorkspaceError(
@@ -269,7 +277,7 @@ def _fit_here(
     )
 
 
-def _fit_on_workers(settings: Config, run_id: str, done: int, advance: progress.Advance) -> None:
+def _fit_on_workers(settings: Config, run_id: str, done: int, tell: Callable[[EpochRecord], None]) -> None:
     # the controller looks after its workers this often; a report waits for it
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     with cluster.session(settings.cluster):
@@ -286,7 +294,7 @@ def _fit_on_workers(settings: Config, run_id: str, done: int, advance: progress.
             setting="train.num_workers or cluster.worker_cpus",
         )
         resources = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
-        with _epochs_shown(done, advance) as queue:
+        with _epochs_told(done, tell) as queue:
             trainer = TorchTrainer(
                 _worker,
                 train_loop_config={"config": settings.model_dump(mode="json"), "run_id": run_id, "queue": queue},
@@ -332,8 +340,8 @@ def _worker(task: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _epochs_shown(done: int, advance: progress.Advance) -> Iterator[Any]:
-    """A queue for the workers' epochs, which move the driver's bar; an epoch done again moves nothing."""
+def _epochs_told(done: int, tell: Callable[[EpochRecord], None]) -> Iterator[Any]:
+    """A queue for the workers' epochs, told here as they come; an epoch done again is not told again."""
     from ray.util.queue import Empty, Queue
 
     queue = Queue(actor_options={"num_cpus": 0})
@@ -348,7 +356,7 @@ def _epochs_shown(done: int, advance: progress.Advance) -> Iterator[Any]:
                 continue
             if record.epoch >= shown:
                 shown = record.epoch + 1
-                advance(1, _note(record))
+                tell(record)
 
     thread = threading.Thread(target=show, daemon=True)
     thread.start()
