@@ -281,6 +281,10 @@ class Sweep(Section):
     )
     folds: tuple[int, ...] | None = Field(None, description="outer folds; null: all of the split")
     seeds: int = Field(3, ge=1, description="fits of each fold, which differ in weights and batches alone")
+    pbt: bool = Field(
+        False,
+        description="also fit the first system's learning rates as one population a fold and seed, under the name pbt",
+    )
     search: Search = Search()
 
 

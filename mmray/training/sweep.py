@@ -30,19 +30,27 @@ from mmray.evaluation.pooled import Figure
 from mmray.evaluation.table import number, p_text
 from mmray.evaluation.trials import Plan, Planned
 from mmray.features.table import Segments
+from mmray.models.system import System
 from mmray.recordings import splits
 from mmray.storage import Workspace
-from mmray.training import results, search, structure, tracking, trainer, trial, tuning
+from mmray.training import loop, pbt, results, search, structure, tracking, trainer, trial, tuning
 from mmray.training.checkpoint import Checkpoint, EpochRecord
+
+PBT = "pbt"  # name of the variant that is a population
 
 
 @dataclass(frozen=True)
 class Spec:
-    """One trial: which settings, and where it stands in the grid."""
+    """One trial: which settings, and where it stands in the grid.
+
+    Attributes:
+        rates: of a population; empty where the trial is one fit.
+    """
 
     trial_id: str
     variant: str
     settings: Config
+    rates: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -162,9 +170,9 @@ def grid(workspace: Workspace, settings: Config) -> tuple[Plan, list[Spec]]:
     if any(not 0 <= fold < len(folds) for fold in chosen_folds):
         raise ConfigError(f"config: sweep.folds = {list(chosen_folds)}, and the split has folds 0 to {len(folds) - 1}")
     variants: dict[str, dict[str, Any]] = {name: {"model.name": name} for name in settings.sweep.systems}
-    twice = variants.keys() & settings.sweep.variants.keys()
+    twice = {*variants, PBT} & settings.sweep.variants.keys()
     if twice:
-        raise ConfigError(f"config: sweep.variants: '{min(twice)}' is a system's name; choose another")
+        raise ConfigError(f"config: sweep.variants: '{min(twice)}' is taken; choose another name")
     variants |= settings.sweep.variants
     data = trainer.data_digest(workspace, settings)
     specs = []
@@ -175,6 +183,8 @@ def grid(workspace: Workspace, settings: Config) -> tuple[Plan, list[Spec]]:
                     laid = {"train.learning_rate": rate, **over, "train.fold": fold, "seed": seed}
                     chosen = config.laid_over(settings, laid)
                     specs.append(Spec(f"{_plain(variant)}-{trainer.named(chosen, data)}", variant, chosen))
+            if settings.sweep.pbt:
+                specs.append(_population(settings, data, fold, seed))
     sweep_id = hashlib.sha256("".join(spec.trial_id for spec in specs).encode()).hexdigest()[:12]
     planned = (
         Planned(s.trial_id, s.variant, c.model.name, c.train.learning_rate, c.train.fold, c.seed)
@@ -182,6 +192,14 @@ def grid(workspace: Workspace, settings: Config) -> tuple[Plan, list[Spec]]:
         for c in [s.settings]
     )
     return Plan(sweep_id, data, tuple(planned)), specs
+
+
+def _population(settings: Config, data: str, fold: int, seed: int) -> Spec:
+    """A trial that is a population; the rates are part of what it is."""
+    rates = settings.sweep.learning_rates
+    laid = {"train.learning_rate": max(rates), "train.schedule": "constant", "train.fold": fold, "seed": seed}
+    chosen = config.laid_over(settings, {"model.name": settings.sweep.systems[0], **laid})
+    return Spec(f"{PBT}-{trainer.named(chosen, data)}-{config.digest(*rates)}", PBT, chosen, rates)
 
 
 def summarise(workspace: Workspace, settings: Config, plan: Plan) -> SweepSummary:
@@ -222,7 +240,7 @@ def _fit_all(workspace: Workspace, settings: Config, plan: Plan, missing: list[S
             advance(done)
             fit = tune.with_parameters(
                 _trial,
-                specs=[(s.trial_id, s.variant, s.settings.model_dump(mode="json")) for s in missing],
+                specs=[(s.trial_id, s.variant, s.settings.model_dump(mode="json"), s.rates) for s in missing],
                 sweep_id=plan.sweep_id,
                 segments=segments,
             )
@@ -239,12 +257,15 @@ def _fit_all(workspace: Workspace, settings: Config, plan: Plan, missing: list[S
 
 
 def _trial(
-    at: dict[str, int], specs: list[tuple[str, str, dict[str, Any]]], sweep_id: str, segments: dict[str, Segments]
+    at: dict[str, int],
+    specs: list[tuple[str, str, dict[str, Any], tuple[float, ...]]],
+    sweep_id: str,
+    segments: dict[str, Segments],
 ) -> None:
     """One fit on a Tune worker, its row written whole before it counts."""
     from ray import tune
 
-    trial_id, variant, tree = specs[at["position"]]
+    trial_id, variant, tree, rates = specs[at["position"]]
     settings = config.from_dict(tree)
     cluster.limit_threads(1)
     torch.set_num_threads(1)
@@ -253,8 +274,12 @@ def _trial(
     told = results.chosen(segments, (*fold.train, *fold.validation, *fold.test))
     told = trainer.paired(told, settings, fold)
 
-    def on_workers() -> Checkpoint:
-        return trainer.fit_run(workspace, settings, trainer.run_name(workspace, settings), told, fold)
+    def fit(model: System, training: dict[str, Segments], validation: dict[str, Segments]) -> Checkpoint:
+        if rates:
+            return pbt.fit(model, training, validation, settings.train, rates, settings.seed)
+        if settings.train.num_workers:
+            return trainer.fit_run(workspace, settings, trainer.run_name(workspace, settings), told, fold)
+        return loop.fit(model, training, validation, settings.train, settings.seed)
 
     row = trial.run(
         settings,
@@ -263,7 +288,7 @@ def _trial(
         trainer.classes_of(workspace),
         trial_id=trial_id,
         variant=variant,
-        state=on_workers if settings.train.num_workers else None,
+        fit=fit,
     )
     trials.write(workspace, sweep_id, row)
     tune.report({"trial": trial_id, "variant": variant, "validation_mrr": row["validation_mrr"]})

@@ -26,6 +26,8 @@ from mmray.schema import MODALITIES
 from mmray.training import loop, reference, results, structure
 from mmray.training.checkpoint import Checkpoint
 
+Fit = Callable[[System, dict[str, Segments], dict[str, Segments]], Checkpoint]
+
 
 def run(
     settings: Config,
@@ -35,7 +37,7 @@ def run(
     *,
     trial_id: str,
     variant: str,
-    state: Callable[[], Checkpoint] | None = None,
+    fit: Fit | None = None,
 ) -> Row:
     """Fit and test once; a row of TRIALS. A fit that cannot be is a row with its reason, not an end to the sweep.
 
@@ -44,7 +46,7 @@ def run(
         segments: modality -> segments of all the fold's subjects.
         fold: who trains, validates and tests.
         classes: of the label.
-        state: fits elsewhere; without it the fit is here, on as many threads as torch is set to.
+        fit: another way to fit than `loop.fit` in this process.
     """
     row: Row = dict.fromkeys(TRIALS.names)
     row |= {"trial_id": trial_id, "variant": variant, "system": settings.model.name}
@@ -52,7 +54,7 @@ def run(
     row |= {"config": json.dumps(config.fitting(settings))}
     began = time.perf_counter()
     try:
-        row |= _tested(*best_of(settings, segments, fold, classes, state), segments, fold)
+        row |= _tested(*best_of(settings, segments, fold, classes, fit), segments, fold)
     except (ConfigError, WorkspaceError) as error:
         row["error"] = str(error)
     return row | {"seconds": time.perf_counter() - began}
@@ -63,7 +65,7 @@ def best_of(
     segments: dict[str, Segments],
     fold: Fold,
     classes: int,
-    state: Callable[[], Checkpoint] | None = None,
+    fit: Fit | None = None,
 ) -> tuple[System, Checkpoint]:
     """The model at the weights that its validation subjects prefer, in eval mode. Test subjects take no part.
 
@@ -74,7 +76,10 @@ def best_of(
     model = registry.build(settings.model, {m: part.shape for m, part in segments.items()}, classes)
     structure.recall(settings, model)
     training, validation = results.chosen(segments, fold.train), results.chosen(segments, fold.validation)
-    fitted = state() if state else loop.fit(model, training, validation, settings.train, settings.seed)
+    if fit is None:
+        fitted = loop.fit(model, training, validation, settings.train, settings.seed)
+    else:
+        fitted = fit(model, training, validation)
     model.load_state_dict(fitted.part("best"))
     if model.neighbours:
         attached = reference.of_tensors(fitted.part("best_reference"), training, torch.device("cpu"))

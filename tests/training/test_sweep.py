@@ -126,7 +126,7 @@ def test_a_trial_is_the_run_that_train_makes_of_the_same_settings(swept):
     ("over", "message"),
     [
         ({"variants": {"odd": {"model.gaet": False}}}, "did you mean 'gate'"),
-        ({"variants": {"ridge": {}}}, "is a system's name"),
+        ({"variants": {"ridge": {}}}, "'ridge' is taken"),
         ({"folds": [7]}, "folds 0 to 1"),
     ],
 )
