@@ -1,8 +1,8 @@
 """Population based training of the learning rate (Jaderberg et al. 2017, doi 10.48550/arXiv.1711.09846). No Ray.
 
 Members start at different rates and train in turns. After each turn the worst quarter take over state and rate of one
-of the best quarter, the rate then moved up or down; validation MRR judges. A sweep has a population a fold and seed, each
-one of its trials; Tune's own scheduler keeps one population a study.
+of the best quarter, the rate then moved up or down; validation MRR judges. A sweep has a population for each fold and
+seed, every one a trial; Tune's own scheduler keeps one population a study.
 """
 
 from __future__ import annotations
