@@ -149,6 +149,20 @@ def sweep(
 
 
 @app.command()
+def power(
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    workspace: WorkspaceRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell how many people a study needs, from synthetic studies of known coupling."""
+    config = _resolve(config_file, overrides, workspace)
+    from mmray.training import power as studies
+
+    _show(studies.power(config), as_json)
+
+
+@app.command()
 def index(
     run: Annotated[str | None, typer.Option("--run", help="Run id; the newest finished run by default.")] = None,
     config_file: ConfigFile = None,

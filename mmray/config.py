@@ -295,6 +295,18 @@ class Evaluate(Section):
     permutations: int = Field(2000, ge=99, description="between subjects, for p-values")
 
 
+class Power(Section):
+    """How many people a study needs: the grid of synthetic studies that `mmray power` fits."""
+
+    systems: tuple[System, ...] = Field(("crossmodal_gcn", "ridge"), description="who looks for partners")
+    subjects: tuple[Annotated[int, Field(ge=8)], ...] = Field(
+        (40, 80, 160, 320), description="people that a fit learns from, validation included"
+    )
+    couplings: tuple[Fraction, ...] = Field((0.0, 0.4, 0.8), description="of the studies; 0: nothing can be found")
+    tested: int = Field(60, ge=6, description="further people, whom it is tested on: the gallery")
+    studies: int = Field(5, ge=2, description="synthetic studies a coupling, each of people of its own")
+
+
 class Index(Section):
     """The vector index."""
 
@@ -341,6 +353,7 @@ class Config(Section):
     train: Train = Train()
     sweep: Sweep = Sweep()
     evaluate: Evaluate = Evaluate()
+    power: Power = Power()
     index: Index = Index()
     serve: Serve = Serve()
     cluster: Cluster = Field(Cluster(), json_schema_extra=HARDWARE)

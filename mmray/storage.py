@@ -146,6 +146,11 @@ class Workspace:
         if self.exists(*parts):
             self.filesystem.delete_file(self.path(*parts))
 
+    def delete_tree(self, *parts: str) -> None:
+        """Remove a folder with all that is in it; nothing happens where there is none."""
+        if self.exists(*parts):
+            self.filesystem.delete_dir(self.path(*parts))
+
     def delete_partials(self, *parts: str, older_than_s: float = 3600.0) -> None:
         """Remove what a killed writer left in a folder; a younger file may belong to a writer at work."""
         selector = pafs.FileSelector(self.path(*parts), allow_not_found=True, recursive=True)

@@ -23,7 +23,7 @@ from rich.text import Text
 
 from mmray import cluster, config, progress
 from mmray.config import Config
-from mmray.errors import ConfigError, ResourceError, WorkspaceError
+from mmray.errors import ConfigError, WorkspaceError
 from mmray.evaluation import study, trials
 from mmray.evaluation.comparison import Comparison
 from mmray.evaluation.pooled import Figure
@@ -246,14 +246,10 @@ def _fit_all(workspace: Workspace, settings: Config, plan: Plan, missing: list[S
             )
             space = {"position": tune.grid_search(list(range(len(missing))))}
             shown = _shown(advance, lambda trial_id: _track(workspace, settings, plan, trial_id))
-            errors = tuning.run(fit, space, settings, folder, [shown]).errors
+            found = tuning.run(fit, space, settings, folder, [shown])
     lost = len(plan.trials) - len(trials.finished(workspace, plan.sweep_id))
-    if lost:
-        reason = str(errors[0]).strip().splitlines()[-1] if errors else "it was stopped"
-        raise ResourceError(
-            f"sweep: {lost} of {len(plan.trials)} fits ended without a result ({reason}); the others are kept, and "
-            "`mmray sweep --resume` goes on with these; `mmray compare` reports what is there"
-        )
+    how_on = "`mmray sweep --resume` goes on with these; `mmray compare` reports what is there"
+    tuning.require_all(lost, len(plan.trials), found, "sweep", how_on)
 
 
 def _trial(

@@ -11,6 +11,7 @@ from typing import Any
 
 from mmray import cluster
 from mmray.config import Config
+from mmray.errors import ResourceError
 
 NEXT_TO_NOTHING = 0.01  # Tune refuses a trial that asks for nothing
 MAX_FAILURES = 3  # deaths of a fit's process; one that the settings doom is a row with its reason instead
@@ -62,3 +63,21 @@ def run(fit: Any, space: dict[str, Any], settings: Config, folder: str, callback
             callbacks=callbacks,
         ),
     ).fit()
+
+
+def require_all(lost: int, planned: int, found: Any, stage: str, how_on: str) -> None:
+    """Say so where fits ended without leaving their row: their process died, or somebody stopped the run.
+
+    Args:
+        lost: fits without a row, of `planned`.
+        found: what `run` returned.
+        how_on: how to go on.
+
+    Raises:
+        ResourceError: there is any.
+    """
+    if lost:
+        reason = str(found.errors[0]).strip().splitlines()[-1] if found.errors else "it was stopped"
+        raise ResourceError(
+            f"{stage}: {lost} of {planned} fits ended without a result ({reason}); the others are kept, and {how_on}"
+        )

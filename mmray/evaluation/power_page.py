@@ -1,0 +1,173 @@
+"""report.html of `mmray power`, its tables and its figure: how much is found among how many people."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from html import escape
+from string import Template
+from typing import Any
+
+import matplotlib as mpl
+import pyarrow as pa
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
+
+from mmray import config
+from mmray.config import Config
+from mmray.evaluation import plots
+from mmray.evaluation.explain_page import template
+from mmray.evaluation.power import LEVEL, WANTED, Cell, FalseAlarms, Needed, as_rows
+from mmray.storage import Workspace, csv_of
+
+_PANELS = {
+    "r1": "R@1, mean of both directions",
+    "found": f"share of studies with retrieval at p < {LEVEL:g}",
+    "told": f"share of studies with classes at p < {LEVEL:g}",
+}
+
+
+def write(
+    workspace: Workspace,
+    place: tuple[str, ...],
+    settings: Config,
+    cells: list[Cell],
+    needed: list[Needed],
+    alarms: list[FalseAlarms],
+    failed: Mapping[str, str],
+) -> None:
+    """Leave report.html, tables/*.parquet and *.csv and figures/power.svg and .png in a folder of the workspace."""
+    for name, rows in (("power", as_rows(cells)), ("needed", as_rows(needed)), ("false_alarms", as_rows(alarms))):
+        if rows:
+            table = pa.Table.from_pylist(rows)
+            workspace.write_table(table, *place, "tables", f"{name}.parquet")
+            workspace.write_bytes(csv_of(table), *place, "tables", f"{name}.csv")
+    svg, png = figure(cells, settings.power.tested)
+    workspace.write_text(svg, *place, "figures", "power.svg")
+    workspace.write_bytes(png, *place, "figures", "power.png")
+    workspace.write_text(page(workspace, place, settings, cells, needed, alarms, failed, svg), *place, "report.html")
+
+
+def figure(cells: Sequence[Cell], tested: int) -> tuple[str, bytes]:
+    """R@1 and both shares against the people learnt from, a column a system, a line a coupling: SVG and PNG."""
+    systems = list(dict.fromkeys(cell.system for cell in cells))
+    couplings = list(dict.fromkeys(cell.coupling for cell in cells))
+    with mpl.rc_context({**plots.STYLE, "font.size": 10, "axes.titlesize": 10, "axes.titlelocation": "left"}):
+        drawn = Figure(figsize=(max(4.5, 3 * len(systems)), 2.1 * len(_PANELS) + 0.5), layout="constrained")
+        axes = drawn.subplots(len(_PANELS), len(systems), squeeze=False, sharex=True, sharey="row")
+        for column, system in enumerate(systems):
+            for row, (name, title) in enumerate(_PANELS.items()):
+                for number, coupling in enumerate(couplings):
+                    mine = [c for c in cells if (c.system, c.coupling) == (system, coupling)]
+                    _line(axes[row][column], name, mine, number)
+                axes[row][column].set_title(f"{system}: {title}" if len(systems) == 1 else system if row == 0 else "")
+                if column == 0:
+                    axes[row][column].set_ylabel(title.replace(" of studies", "\nof studies").replace(", ", ",\n"))
+            axes[0][column].axhline(1 / tested, color=plots.INK, lw=0.8, ls=":")
+            axes[1][column].axhline(WANTED, color=plots.INK, lw=0.8, ls=":")
+            axes[-1][column].set_xlabel("people learnt from")
+        handles, labels = axes[0][0].get_legend_handles_labels()
+        drawn.legend(handles, labels, loc="outside lower center", ncols=3)
+        return plots.svg_of(drawn), plots.png_of(drawn)
+
+
+def page(
+    workspace: Workspace,
+    place: tuple[str, ...],
+    settings: Config,
+    cells: Sequence[Cell],
+    needed: Sequence[Needed],
+    alarms: Sequence[FalseAlarms],
+    failed: Mapping[str, str],
+    svg: str,
+) -> str:
+    """The page; no network, no script."""
+    caption = (
+        f"R@1 in a gallery of {settings.power.tested} people never learnt from (dotted: chance), mean over studies with "
+        f"95 % of it under resampled studies; and the share of studies in which a permutation test finds retrieval "
+        f"(dotted: {WANTED:.0%}) and classes, with its exact 95 % interval."
+    )
+    head = ["people learnt from", "R@1", "95 %", "MRR", "found", "95 %", "classes told", "balanced accuracy", "studies"]
+    body = [
+        (
+            f"{cell.system}, coupling {cell.coupling:g}",
+            [
+                str(cell.subjects),
+                f"{cell.r1:.3f}",
+                f"{cell.r1_low:.3f} to {cell.r1_high:.3f}",
+                f"{cell.mrr:.3f}",
+                f"{cell.found:.2f}",
+                f"{cell.found_low:.2f} to {cell.found_high:.2f}",
+                "-" if cell.told is None else f"{cell.told:.2f}",
+                "-" if cell.balanced_accuracy is None else f"{cell.balanced_accuracy:.3f}",
+                str(cell.studies) + (f", {cell.failed} failed" if cell.failed else ""),
+            ],
+        )
+        for cell in cells
+    ]
+    said = [sentence(one, cells) for one in needed] + [alarm(one) for one in alarms]
+    said += [f"Failed: {name}: {reason}" for name, reason in failed.items()]
+    command = ["mmray", "power", "--config", workspace.path(*place, "config.yaml"), "--workspace", workspace.root]
+    return Template(template("power.html")).substitute(
+        style=template("style.css"),
+        verdict=escape(said[0] if said else "Nothing was fitted."),
+        said="".join(f"<li>{escape(line)}</li>" for line in said[1:]),
+        figure=f"<figure>{plots.inline(svg, escape(caption))}<figcaption>{escape(caption)}</figcaption></figure>",
+        table=_table(head, body),
+        command=escape(shlex.join(command)),
+        settings=escape(config.to_yaml(settings)),
+    )
+
+
+def sentence(one: Needed, cells: Sequence[Cell]) -> str:
+    """How many people a system needs at a coupling, in words."""
+    sizes = sorted({cell.subjects for cell in cells})
+    about = f"At coupling {one.coupling:g}, {one.system}"
+    if one.subjects is None:
+        return f"{about} does not find retrieval in {WANTED:.0%} of studies with up to {sizes[-1]} people."
+    low = "?" if one.low is None else f"{one.low:.0f}"
+    high = f"more than {sizes[-1]}" if one.high is None else f"{one.high:.0f}"
+    few = "no more than " if one.at_once else "about "
+    return (
+        f"{about} finds retrieval at p < {LEVEL:g} in {WANTED:.0%} of studies from {few}{one.subjects:.0f} people "
+        f"learnt from (95 % {low} to {high})."
+    )
+
+
+def alarm(one: FalseAlarms) -> str:
+    """What is found where nothing is, in words."""
+    verdict = "as chance allows" if one.as_chance else "which chance does not allow: something leaks"
+    return (
+        f"At coupling 0, {one.system} finds retrieval at p < {LEVEL:g} in {one.found} of {one.studies} fits "
+        f"(95 % of chance: {one.least} to {one.most}), {verdict}."
+    )
+
+
+def _line(axes: Axes, name: str, cells: Sequence[Cell], number: int) -> None:
+    rows: list[dict[str, Any]] = [row for row in as_rows(cells) if row[name] is not None]
+    if not rows:
+        return
+    shift = 1 + 0.06 * (number - 1)  # side by side, so that intervals do not hide each other
+    x = [row["subjects"] * shift for row in rows]
+    y = [row[name] for row in rows]
+    look: Any = {"color": plots.SERIES[number % 6], "ls": plots.DASHES[number % 4], "marker": plots.MARKERS[number % 6]}
+    label = f"coupling {rows[0]['coupling']:g}"
+    if f"{name}_low" in rows[0]:
+        spread = [[v - r[f"{name}_low"] for v, r in zip(y, rows, strict=True)]]
+        spread += [[r[f"{name}_high"] - v for v, r in zip(y, rows, strict=True)]]
+        axes.errorbar(x, y, spread, elinewidth=0.8, ms=4, lw=1.2, label=label, **look)
+    else:
+        axes.plot(x, y, ms=4, lw=1.2, label=label, **look)
+    axes.set_xscale("log")
+    sizes = sorted({row["subjects"] for row in rows})
+    axes.xaxis.set_major_locator(FixedLocator(sizes))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    if name != "r1":
+        axes.set_ylim(-0.05, 1.05)
+
+
+def _table(head: Sequence[str], body: Sequence[tuple[str, Sequence[str]]]) -> str:
+    return plots_table(head, body)

@@ -1,0 +1,97 @@
+"""`mmray power` on tiny studies: sizes nest, the tested never teach, what is there is not fitted again, all is written."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from mmray import config
+from mmray.errors import ConfigError
+from mmray.storage import Workspace
+from mmray.training import power
+
+
+def settings_in(root):
+    return config.from_dict(
+        {
+            "workspace": str(root),
+            "synth": {"eeg_seconds": 8, "clips": 1, "clip_seconds": 4},
+            "model": {"hidden": 8, "embedding": 8},
+            "train": {"epochs": 2, "passes": 1},
+            "evaluate": {"bootstraps": 50, "permutations": 99},
+            "power": {
+                "systems": ["ridge", "majority"],
+                "subjects": [8, 10],
+                "couplings": [0.0, 0.9],
+                "tested": 6,
+                "studies": 2,
+            },
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory, ray_session):
+    settings = settings_in(tmp_path_factory.mktemp("power") / "ws")
+    return settings, power.power(settings)
+
+
+def test_every_cell_is_there_with_its_studies(told):
+    _, summary = told
+    cells = {(c.system, c.coupling, c.subjects): c.studies for c in summary.cells}
+    assert cells == {(s, c, n): 2 for s in ("ridge", "majority") for c in (0.0, 0.9) for n in (8, 10)}
+    assert summary.failed == {}
+    assert {one.system for one in summary.false_alarms} == {"ridge", "majority"}
+    majority = [c for c in summary.cells if c.system == "majority"]
+    assert all(c.found == 0 for c in majority)  # who has no vectors finds nobody
+
+
+def test_the_report_its_tables_and_figure_are_written_and_no_study_is_left(told):
+    settings, summary = told
+    workspace, place = Workspace(settings.workspace), ("power", summary.power_id)
+    page = workspace.read_bytes(*place, "report.html").decode()
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert "<script" not in page
+    for cell in summary.cells:
+        assert f"{cell.r1:.3f}" in page
+    assert workspace.names(*place, "tables") == [
+        f"{name}.{kind}" for name in ("false_alarms", "needed", "power") for kind in ("csv", "parquet")
+    ]
+    assert workspace.names(*place, "figures") == ["power.png", "power.svg"]
+    assert workspace.names(*place, "studies") == []
+
+
+def test_run_again_it_makes_no_study_and_says_the_same(told, monkeypatch):
+    settings, summary = told
+    monkeypatch.setattr(power.synthetic, "generate", None)  # would end it
+    assert power.power(settings) == summary
+
+
+def test_a_lost_fit_is_made_again_alike(told):
+    settings, summary = told
+    workspace, place = Workspace(settings.workspace), ("power", summary.power_id, "fits")
+    name = "c0.9-1-10-ridge.parquet"
+    before = workspace.read_table(*place, name).drop_columns(["seconds"]).to_pylist()
+    others = {n: os.stat(workspace.path(*place, n)).st_mtime_ns for n in workspace.names(*place) if n != name}
+    workspace.delete(*place, name)
+    power.power(settings)
+    assert workspace.read_table(*place, name).drop_columns(["seconds"]).to_pylist() == before
+    assert {n: os.stat(workspace.path(*place, n)).st_mtime_ns for n in others} == others
+
+
+def test_sizes_nest_and_the_tested_never_teach(generated):
+    segments = generated(subjects=40, segments=1)
+    small, large = (power.part(segments, n, 10, 0.2, 3) for n in (10, 25))
+    assert small.test == large.test
+    assert len(small.test) == 10
+    assert {*small.train, *small.validation} < {*large.train, *large.validation}
+    for fold in (small, large):
+        assert not {*fold.train, *fold.validation} & set(fold.test)
+        assert not set(fold.train) & set(fold.validation)
+    assert len(large.validation) == 5
+
+
+def test_a_workspace_in_an_object_store_is_refused():
+    with pytest.raises(ConfigError, match="give --workspace a folder"):
+        power.power(settings_in("s3://bucket/ws"))
