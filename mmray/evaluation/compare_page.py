@@ -9,6 +9,7 @@ from html import escape
 from string import Template
 
 from mmray.evaluation import exhibit_classes, exhibit_pairs, plots
+from mmray.evaluation.classification import LOWER_IS_BETTER
 from mmray.evaluation.compare_plots import DIRECTIONS, NAMES, Picture, plain
 from mmray.evaluation.exhibits import Tables
 from mmray.evaluation.explain_page import template
@@ -16,7 +17,6 @@ from mmray.evaluation.table import number, p_text
 from mmray.evaluation.trials import Row
 
 _METRICS = {"median_rank": "median rank", "balanced_accuracy": "balanced accuracy", "cross_entropy": "cross-entropy"}
-_PER_FIT = "a fold and seed"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def page(told: Told) -> str:
         ("f1", "Figure 2: F1 of folds and seeds", _f1(told)),
         ("cross-entropy", "Table 1: cross-entropy by learning rate", _cross_entropy(told)),
         ("classification", "Classification", _classification(told)),
-        ("pairs", "Every two systems on the same people", _pairs(told)),
+        ("pairs", "Systems in pairs, on the same people", _pairs(told)),
         ("ranks", "Critical differences", _ranks(told)),
         ("calibration", "Calibration", _calibration(told)),
         ("ablation", "Ablation", _ablation(told)),
@@ -92,7 +92,7 @@ def _banner(tables: Tables) -> str:
     reasons: dict[str, int] = {}
     for row in tables.get("failures", ()):
         reasons[row["reason"]] = reasons.get(row["reason"], 0) + 1
-    why = [f"failed {count} times: {reason}" for reason, count in reasons.items()]
+    why = [f"{count} failed: {reason}" for reason, count in reasons.items()]
     return (
         f'<div class="banner" role="note"><p><strong>This sweep is unfinished: {finished} of {planned} fits are '
         "here.</strong> A star marks what misses fits. Its figures are of the folds that have all their seeds, so of "
@@ -118,17 +118,17 @@ def _data(told: Told) -> str:
 def _retrieval(told: Told) -> str:
     rows = told.tables["retrieval"]
     with_ceiling = any(row["ceiling"] is not None for row in rows)
-    head = ["system", "", "figure", "95 %", "chance", "95 % of chance", "p", "gallery", "people"]
+    head = ["system", "figure", "95 %", "chance", "p", "95 % of chance", "gallery", "people"]
     body = []
     for row in rows:
         digits = 1 if row["metric"] == "median_rank" else 3
-        cells = [_name(row), _called(row), number(row["value"], digits)]
-        cells += [_between(row, digits), number(row["chance"], digits), _between(row, digits, "band"), p_text(row["p"])]
+        cells = [_name(row), number(row["value"], digits)]
+        cells += [_between(row, digits), number(row["chance"], digits), p_text(row["p"]), _between(row, digits, "band")]
         cells += [_gallery(row), str(row["people"])]
         if with_ceiling:
             share = row["fraction_of_ceiling"]
             cells += [number(row["ceiling"], digits), "-" if share is None else f"{100 * share:.0f} %"]
-        body.append((DIRECTIONS[row["direction"]], cells))
+        body.append((f"{_called(row)}, {DIRECTIONS[row['direction']]}", cells))
     note = (
         "A query is one person's recordings of one modality, the gallery every test person of their fold in the other. "
         "Ties count against the query. p: pairings (for mAP: labels) permuted between people of a fold. mAP ranks "
@@ -181,6 +181,7 @@ def _cross_entropy(told: Told) -> str:
         {r["learning_rate"] for r in rows if r["learning_rate"] is not None}, reverse=True
     )
     columns = [*rates, None]
+    papers = [rate for rate in rates if any(row["paper"] for row in rows if row["learning_rate"] == rate)]
     cell = {(row["variant"], row["learning_rate"]): row for row in rows}
     body = []
     for variant in dict.fromkeys(row["variant"] for row in rows):
@@ -189,9 +190,9 @@ def _cross_entropy(told: Told) -> str:
             row = cell.get((variant, rate))
             star = "" if row is None or row["complete"] else "*"
             mine.append("-" if row is None else f"{number(row['value'], 3)}{star} ({_between(row, 2)})")
-        mine += [number(exhibit_classes.printed(variant, rate), 3) for rate in rates]
+        mine += [number(exhibit_classes.printed(variant, rate), 3) for rate in papers]
         body.append(mine)
-    head = ["system", *(f"{rate:g}" for rate in rates), "picked", *(f"paper, {rate:g}" for rate in rates)]
+    head = ["system", *(f"{rate:g}" for rate in rates), "picked", *(f"paper, {rate:g}" for rate in papers)]
     chance = [r["chance"] for r in told.tables.get("classification", ()) if r["metric"] == "cross_entropy"]
     note = (
         "Cross-entropy of test people in nats, seeds averaged, with 95 % intervals over people; small is good. Picked: "
@@ -228,12 +229,12 @@ def _pairs(told: Told) -> str:
         return _absent(told, "pairs")
     pictures = ""
     for metric in dict.fromkeys(row["metric"] for row in rows):
-        good = "below 0 the row's system is better" if metric == "cross_entropy" else "above 0 the row's is better"
+        good = "small is good" if metric in LOWER_IS_BETTER else "large is good"
         pictures += _figure(
             told,
             f"pairs_{plain(metric)}",
-            f"{NAMES[metric].capitalize() if metric != 'R@1' else NAMES[metric]}, system of the row less that of the "
-            f"column: {good}. A star and a strong ground: the two differ, p < {exhibit_pairs.LEVEL} after Holm.",
+            f"{NAMES[metric]}, system of the row less that of the column: {good}. Blue: the row's system is better, "
+            f"orange: worse; a star and a strong ground: the two differ, p < {exhibit_pairs.LEVEL} after Holm.",
         )
     body = [
         (
@@ -358,7 +359,7 @@ def _clips(told: Told) -> str:
     caption = (
         f"{rows[0]['variant']}: people of each class (down) by the class they are given (across) from all of their EEG "
         "and the voice of one clip type. Counts are averaged over seeds, so a row sums to the people of that class; "
-        "darker is a larger share of the row."
+        "a stronger ground is a larger share of the row."
     )
     by_task = told.tables.get("balanced_accuracy_by_task", [])
     tasks = list(dict.fromkeys(row["task"] for row in by_task))
@@ -402,12 +403,12 @@ def _made(told: Told) -> str:
 
 
 def _figures(rows: Iterable[Row]) -> str:
-    head = ["figure", "value", "95 %", "chance", "95 % of chance", "p", "people"]
+    head = ["system", "value", "95 %", "chance", "p", "95 % of chance", "people"]
     body = []
     for row in rows:
-        cells = [_called(row), number(row["value"], 3), _between(row, 3)]
-        cells += [number(row["chance"], 3), _between(row, 3, "band"), p_text(row["p"]), str(row["people"])]
-        body.append((_name(row), cells))
+        cells = [_name(row), number(row["value"], 3), _between(row, 3)]
+        cells += [number(row["chance"], 3), p_text(row["p"]), _between(row, 3, "band"), str(row["people"])]
+        body.append((_called(row), cells))
     return _grouped(head, body)
 
 

@@ -19,12 +19,13 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
 
 from mmray.evaluation import exhibit_pairs
+from mmray.evaluation.classification import LOWER_IS_BETTER
 from mmray.evaluation.exhibits import Tables
 from mmray.evaluation.plots import DASHES, INK, MARKERS, SERIES, STYLE, svg_of
 from mmray.evaluation.trials import Row
 
-WIDTH_IN = 4.8  # at a phone's width its text is then about as large as the page's small print
-_STYLE: Any = {**STYLE, "font.size": 9.5, "axes.titlesize": 9.5, "legend.fontsize": 8.5, "axes.titlelocation": "left"}
+WIDTH_IN = 4.5  # at a phone's width its text is then about as large as the page's small print
+_STYLE: Any = {**STYLE, "font.size": 10, "axes.titlesize": 10, "legend.fontsize": 9, "axes.titlelocation": "left"}
 _PNG_DPI = 200
 NAMES = {
     "R@1": "R@1, mean of both directions",
@@ -166,15 +167,16 @@ def _pairs(rows: list[Row]) -> Figure | None:
             if row is None:
                 continue
             differ = row["p_holm"] < exhibit_pairs.LEVEL
-            colour = SERIES[0] if row["difference"] < 0 else SERIES[1]
+            better = (row["difference"] < 0) != (row["metric"] in LOWER_IS_BETTER)
+            colour = SERIES[0] if better else SERIES[1]
             axis.add_patch(Rectangle((x - 0.48, y - 0.48), 0.96, 0.96, fc=colour, alpha=0.45 if differ else 0.1, lw=0))
             axis.text(
                 x,
                 y,
-                f"{-row['difference']:+.2f}{'*' if differ else ''}",
+                f"{0.0 - round(row['difference'], 2):+.2f}{'*' if differ else ''}".replace("0.", ".", 1),
                 ha="center",
                 va="center",
-                fontsize=min(8.5, 38 / len(variants) + 1.5),
+                fontsize=min(9.0, 72 / len(variants)),
                 fontweight="bold" if differ else "normal",
             )
     axis.set(xlim=(-0.5, len(variants) - 1.5), ylim=(len(variants) - 0.5, 0.5))
@@ -245,7 +247,7 @@ def _reliability(rows: list[Row], looks: dict[str, _Look]) -> Figure | None:
         for row in mine:
             low = row["right"] > 0.5
             axis.annotate(
-                f"{row['people']:.0f}",
+                f"{round(row['people'], 1):g}",
                 (row["claimed"], row["right"]),
                 xytext=(0, -9 if low else 9),
                 textcoords="offset points",
@@ -320,7 +322,7 @@ def _search(rows: list[Row], shares: list[Row], looks: dict[str, _Look]) -> Figu
             at: Any = [row[parameter] for row in known]
             if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in at):
                 at = [str(value) for value in at]
-            elif at and min(at) > 0 and max(at) / min(at) > 20:
+            elif at and min(at) > 0 and max(at) / min(at) > 100:
                 axis.set_xscale("log")
             axis.scatter(at, _column(known, "value"), s=14, color=look.colour, marker=look.marker, alpha=0.8, lw=0)
         axis.set_title(title if share is None else f"{title}, {100 * share:.0f} %", fontsize=8.5)
@@ -344,7 +346,7 @@ def _confusion(rows: list[Row]) -> Figure | None:
             axis.add_patch(Rectangle((x - 0.49, y - 0.49), 0.98, 0.98, fc=SERIES[0], alpha=0.06 + 0.5 * share, lw=0))
             axis.text(x, y, f"{row['people']:.1f}", ha="center", va="center", fontsize=9.5 if len(classes) < 4 else 7.5)
         axis.set(xlim=(-0.5, len(classes) - 0.5), ylim=(len(classes) - 0.5, -0.5))
-        axis.set_title(task, fontsize=8)
+        axis.set_title(task, fontsize=8.5)
         axis.set_xticks(range(len(classes)), [str(c) for c in classes])
         axis.set_yticks(range(len(classes)), [str(c) for c in classes])
         axis.tick_params(length=0)
