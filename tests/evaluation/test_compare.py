@@ -205,7 +205,7 @@ def test_the_verdict_says_what_was_found_or_that_it_is_chance(summary, tmp_path)
     assert f"R@1 {row['value']:.2f}, chance 0.12, p = {row['p']:.2g}): above chance" in summary.verdict
     assert escape(summary.verdict) in made_report.page(summary)
     plan = made_report.plan()
-    rows = [made_trials.row(one, noise=1000.0) for one in plan.trials]
+    rows = [made_trials.row(one, noise=100.0) for one in plan.trials]
     nothing = made_report.report(made_report.leave(tmp_path, plan, rows))
     assert nothing.verdict.count("not distinguishable from chance") >= 2
     assert "neither ahead of nor behind any other system" in nothing.verdict
