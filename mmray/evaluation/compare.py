@@ -6,7 +6,6 @@ import importlib.metadata
 import io
 import json
 import shlex
-from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,12 +20,11 @@ from rich.text import Text
 from mmray import config, progress
 from mmray.config import Config
 from mmray.errors import WorkspaceError
-from mmray.evaluation import compare_page, compare_plots, exhibit_pairs, exhibits, fits, trials
-from mmray.evaluation.compare_page import Told
-from mmray.evaluation.compare_plots import DIRECTIONS
+from mmray.evaluation import compare_page, compare_plots, data_card, exhibits, fits, trials, verdict
+from mmray.evaluation.compare_html import Told
+from mmray.evaluation.compare_style import DIRECTIONS
 from mmray.evaluation.exhibits import Tables
-from mmray.evaluation.fits import Fits
-from mmray.evaluation.table import SIGNIFICANT, number, p_text
+from mmray.evaluation.table import number, p_text
 from mmray.evaluation.trials import Plan, Row
 from mmray.storage import Workspace
 
@@ -120,8 +118,8 @@ def compare(settings: Config, sweeps: list[str] | None = None) -> CompareSummary
         advance(1, "figures")
     told = Told(
         sweeps=sweep_ids,
-        verdict=verdict(tables),
-        card=_card(workspace, own, found),
+        verdict=verdict.verdict(tables),
+        card=data_card.card(workspace, own, found),
         tables=tables,
         pictures=pictures,
         left_out=left_out,
@@ -143,44 +141,6 @@ def compare(settings: Config, sweeps: list[str] | None = None) -> CompareSummary
         found.study.incomplete,
         left_out,
     )
-
-
-def verdict(tables: Tables) -> str:
-    """What the first system finds, in words: R@1 both ways against chance, its rivals, and the classes."""
-    first = tables["retrieval"][0]["variant"]
-    claims = []
-    for row in tables["retrieval"]:
-        if (row["variant"], row["metric"]) != (first, "R@1"):
-            continue
-        asked, found = ("an EEG", "voice") if row["direction"] == "eeg->audio" else ("a voice", "EEG")
-        claim = f"the right {found} for {asked} first for {100 * row['value']:.0f} % of {row['people']} unseen people"
-        claim += f" (R@1 {number(row['value'])}, chance {number(row['chance'])}, p = {p_text(row['p'])}"
-        if row["fraction_of_ceiling"] is not None:
-            claim += f", {100 * row['fraction_of_ceiling']:.0f} % of what can be known"
-        claims.append(f"{claim}): {'above chance' if row['p'] < SIGNIFICANT else 'not distinguishable from chance'}")
-    text = f"{first} finds {'; '.join(claims)}."
-    rivals = [
-        row for row in tables.get("pairs", ()) if row["metric"] == "MRR" and first in (row["first"], row["second"])
-    ]
-    if rivals:
-        gain = {
-            (row["second"] if row["first"] == first else row["first"]): row["difference"]
-            * (-1) ** (row["first"] != first)
-            for row in rivals
-            if row["p_holm"] < exhibit_pairs.LEVEL
-        }
-        better, worse = [v for v, d in gain.items() if d > 0], [v for v, d in gain.items() if d < 0]
-        said = [f"ahead of {', '.join(better)}"] * bool(better) + [f"behind {', '.join(worse)}"] * bool(worse)
-        text += (
-            f" On MRR, on the same people and after Holm, it is {' and '.join(said) or 'neither ahead of nor behind'}"
-        )
-        text += "." if gain else f" {'any other system' if len(rivals) > 1 else 'the other system'}."
-    for row in tables.get("classification", ()):
-        if (row["variant"], row["metric"]) == (first, "balanced_accuracy"):
-            told = "above chance" if row["p"] < SIGNIFICANT else "not distinguishable from chance"
-            text += f" It tells the classes apart with balanced accuracy {number(row['value'])}, chance "
-            text += f"{number(row['chance'])}, p = {p_text(row['p'])}: {told}."
-    return text
 
 
 def _pooled(workspace: Workspace, sweep_ids: list[str]) -> tuple[Plan, list[Row]]:
@@ -239,51 +199,6 @@ def _search(workspace: Workspace, sweep_ids: list[str]) -> Tables:
             )
             return exhibits.from_search(workspace.read_table(*place, "search.parquet").to_pylist(), shares)
     return {}
-
-
-def _card(workspace: Workspace, settings: Config, found: Fits) -> list[tuple[str, str]]:
-    """The data card: what there was, what was set aside and why, what was tested. What is not on disk is left out."""
-    card: list[tuple[str, str]] = [("study", settings.study.kind)]
-    if workspace.exists("recordings.parquet"):
-        rows = workspace.read_table("recordings.parquet").to_pylist()
-        label_of = {row["subject_id"]: _label(row) for row in rows}
-        card.append(("people", str(len(label_of))))
-        card.append(("people by label", _counted(label_of.values())))
-        card.append(("recordings", _counted(row["modality"] for row in rows)))
-    features = ("features", config.digest(settings.features))
-    if workspace.exists(*features, "parts.parquet"):
-        segments: Counter[str] = Counter()
-        for part in workspace.read_table(*features, "parts.parquet").to_pylist():
-            segments[part["modality"]] += part["segments"]
-        card.append(("segments", ", ".join(f"{count} {name}" for name, count in sorted(segments.items()))))
-    if workspace.exists(*features, "quarantine.parquet"):
-        reasons = workspace.read_table(*features, "quarantine.parquet")["reason"].to_pylist()
-        card.append(("recordings set aside", str(len(reasons))))
-        card += [("set aside because", f"{reason} ({count})") for reason, count in Counter(reasons).most_common(10)]
-    tested = {s for rows in found.finished.values() for row in rows for s in row["subject_id"]}
-    labels = found.labels()
-    card.append(("people tested, with both modalities", f"{len(tested)}, of which {len(labels)} have a label"))
-    folds = {one.fold for one in found.plan.trials}
-    seeds = {one.seed for one in found.plan.trials}
-    rates = sorted({one.learning_rate for one in found.plan.trials}, reverse=True)
-    card.append(("outer folds x seeds", f"{len(folds)} x {len(seeds)}"))
-    split = ("splits", f"{settings.split.name}.json")
-    if workspace.exists(*split):
-        card.append(("split", f"splits/{settings.split.name}.json, {settings.split.validation_fraction:.0%} validate"))
-    card.append(("learning rates", ", ".join(f"{rate:g}" for rate in rates)))
-    card.append(("fits", f"{found.study.finished} finished of {len(found.plan.trials)} planned"))
-    card.append(("data digest", found.plan.data_sha256))
-    return card
-
-
-def _label(row: Row) -> str:
-    if row["label"] is None:
-        return "without label"
-    return f"{row['label_name'] or 'class'} ({row['label']})"
-
-
-def _counted(values: Any) -> str:
-    return ", ".join(f"{count} {value}" for value, count in sorted(Counter(values).items()))
 
 
 def _commands(workspace: Workspace, sweep_ids: list[str], settings: Config) -> list[str]:

@@ -164,6 +164,7 @@ def _compared(fits: Fits, metric: str, asked: list[tuple[str, str]]) -> list[Row
         {"metric": metric, "first": c.first, "second": c.second, "difference": c.difference}
         | {"ci_low": c.ci_low, "ci_high": c.ci_high, "p": c.p_value, "p_holm": c.p_holm, "people": c.subjects}
         | {"complete": fits.complete(c.first) and fits.complete(c.second)}
+        | {"same_rates": fits.rates(c.first) == fits.rates(c.second)}
         for c in comparison.corrected(found)
     ]
 

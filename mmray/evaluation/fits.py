@@ -52,6 +52,10 @@ class Fits:
         planned: int = sum((one.variant, one.learning_rate) == (variant, rate) for one in self.plan.trials)
         return planned == len([row for row in self.finished[variant] if row["learning_rate"] == rate])
 
+    def rates(self, variant: str) -> set[float]:
+        """Learning rates that a variant is planned at."""
+        return {one.learning_rate for one in self.plan.trials if one.variant == variant}
+
     def picked(self, variant: str, by: str) -> list[Row]:
         """One row a fold and seed, at the rate that validation prefers; of folds that have all their seeds."""
         return study.picked(study.whole(self.finished[variant]), by)
