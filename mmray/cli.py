@@ -149,6 +149,26 @@ def sweep(
 
 
 @app.command()
+def compare(
+    sweeps: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sweep", metavar="ID", help="Sweep to report; repeat it to pool several. The newest by default."
+        ),
+    ] = None,
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    workspace: WorkspaceRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a sweep's report: figures, tables and tests between systems, from its rows alone."""
+    config = _resolve(config_file, overrides, workspace)
+    from mmray.evaluation import compare as comparison
+
+    _show(comparison.compare(config, sweeps), as_json)
+
+
+@app.command()
 def power(
     config_file: ConfigFile = None,
     overrides: Overrides = None,

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+_AT_ONCE_S = 0.5
+
 
 class Advance(Protocol):
     """Report that work was done."""
@@ -39,14 +41,26 @@ def bar(label: str, total: int) -> Iterator[Advance]:
             yield advance
         return
 
-    done, shown, started = 0, 0, time.monotonic()
+    done, shown, kept, started = 0, 0, 0, time.monotonic()
 
     def advance_plain(steps: int = 1, note: str = "") -> None:
-        nonlocal done, shown
+        nonlocal done, shown, kept
         done += steps
+        elapsed = time.monotonic() - started
+        if elapsed < _AT_ONCE_S:
+            kept = done  # was there before; it says nothing of the pace
         tenth = 10 * done // max(total, 1)
-        if tenth > shown and time.monotonic() - started > 2:
+        if tenth > shown and elapsed > 2:
             shown = tenth
-            print(f"{label}: {done}/{total} {note}".rstrip(), file=sys.stderr, flush=True)
+            left = elapsed * (total - done) / (done - kept)
+            pace = f"{note}{', ' if note else ''}{_span(left)} left" if done < total else note
+            print(f"{label}: {done}/{total} {pace}".rstrip(), file=sys.stderr, flush=True)
 
     yield advance_plain
+
+
+def _span(seconds: float) -> str:
+    """A time in the unit that one would say it in."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
@@ -139,6 +140,12 @@ class Workspace:
         """Publish a Parquet file atomically."""
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")
+        self.write_bytes(buffer.getvalue(), *parts)
+
+    def write_csv(self, table: pa.Table, *parts: str) -> None:
+        """Publish a table as CSV."""
+        buffer = io.BytesIO()
+        pacsv.write_csv(table, buffer)
         self.write_bytes(buffer.getvalue(), *parts)
 
     def delete(self, *parts: str) -> None:

@@ -16,6 +16,7 @@ MAY_IMPORT_RAY = {
     "cluster.py",
     "features/pipeline.py",
     "training/trainer.py",
+    "training/power.py",
     "training/search.py",
     "training/sweep.py",
     "training/tuning.py",

@@ -24,9 +24,9 @@ from mmray.schema import MODALITIES
 
 INK = "#1b1f23"
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-_DASHES = ("-", "--", ":", "-.")
-_MARKERS = ("o", "s", "^", "D", "v", "P")
-_STYLE: Any = {
+DASHES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mmray",
     "font.family": "sans-serif",
@@ -63,7 +63,7 @@ def curves(history: pa.Table, contains: str, label: str) -> str | None:
                 epoch,
                 values,
                 color=SERIES[index % len(SERIES)],
-                linestyle=_DASHES[index % len(_DASHES)],
+                linestyle=DASHES[index % len(DASHES)],
                 marker="o" if history.num_rows < 3 else None,
                 label=name.replace("_", " "),
             )
@@ -93,7 +93,7 @@ def embedding(paired: Paired) -> str | None:
                 axes.scatter(
                     place_U2[chosen, 0],
                     place_U2[chosen, 1],
-                    marker="x" if label < 0 else _MARKERS[label % len(_MARKERS)],
+                    marker="x" if label < 0 else MARKERS[label % len(MARKERS)],
                     # filled and hollow tell the modalities apart without colour
                     facecolors=colour if modality == "eeg" or label < 0 else "none",
                     edgecolors=None if label < 0 else colour,
@@ -140,15 +140,20 @@ def inline(svg: str, description: str) -> str:
     return body.replace("<svg", f'<svg role="img" aria-label="{description}"', 1)
 
 
-def _svg(draw: Callable[[Axes], None], height: float) -> str:
+def svg_of(figure: Figure) -> str:
+    """A figure as SVG text; to be called inside `STYLE`.
+
+    The reader's own font, no date, and a white ground for where the file is opened by itself.
+    """
     buffer = io.StringIO()
-    with mpl.rc_context(_STYLE):
+    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = re.sub(r"'DejaVu Sans'[^;\"]*", "sans-serif", buffer.getvalue())
+    return text.replace("<svg ", '<svg style="background: #fff" ', 1)
+
+
+def _svg(draw: Callable[[Axes], None], height: float) -> str:
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.6, height), layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure.add_subplot())
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(buffer, format="svg", metadata=nothing)
-    text = buffer.getvalue()
-    # the reader's own font; a white ground where the file is opened by itself
-    text = re.sub(r"'DejaVu Sans'[^;\"]*", "sans-serif", text)
-    return text.replace("<svg ", '<svg style="background: #fff" ', 1)
+        return svg_of(figure)

@@ -16,10 +16,10 @@ from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from mmray import config
 from mmray.config import Config
-from mmray.evaluation import plots
+from mmray.evaluation import compare_html, compare_style, plots
 from mmray.evaluation.explain_page import template
 from mmray.evaluation.power import LEVEL, WANTED, Cell, FalseAlarms, Needed, as_rows
-from mmray.storage import Workspace, csv_of
+from mmray.storage import Workspace
 
 _PANELS = {
     "r1": "R@1, mean of both directions",
@@ -42,7 +42,7 @@ def write(
         if rows:
             table = pa.Table.from_pylist(rows)
             workspace.write_table(table, *place, "tables", f"{name}.parquet")
-            workspace.write_bytes(csv_of(table), *place, "tables", f"{name}.csv")
+            workspace.write_csv(table, *place, "tables", f"{name}.csv")
     svg, png = figure(cells, settings.power.tested)
     workspace.write_text(svg, *place, "figures", "power.svg")
     workspace.write_bytes(png, *place, "figures", "power.png")
@@ -53,7 +53,7 @@ def figure(cells: Sequence[Cell], tested: int) -> tuple[str, bytes]:
     """R@1 and both shares against the people learnt from, a column a system, a line a coupling: SVG and PNG."""
     systems = list(dict.fromkeys(cell.system for cell in cells))
     couplings = list(dict.fromkeys(cell.coupling for cell in cells))
-    with mpl.rc_context({**plots.STYLE, "font.size": 10, "axes.titlesize": 10, "axes.titlelocation": "left"}):
+    with mpl.rc_context(compare_style.STYLE):
         drawn = Figure(figsize=(max(4.5, 3 * len(systems)), 2.1 * len(_PANELS) + 0.5), layout="constrained")
         axes = drawn.subplots(len(_PANELS), len(systems), squeeze=False, sharex=True, sharey="row")
         for column, system in enumerate(systems):
@@ -69,7 +69,7 @@ def figure(cells: Sequence[Cell], tested: int) -> tuple[str, bytes]:
             axes[-1][column].set_xlabel("people learnt from")
         handles, labels = axes[0][0].get_legend_handles_labels()
         drawn.legend(handles, labels, loc="outside lower center", ncols=3)
-        return plots.svg_of(drawn), plots.png_of(drawn)
+        return plots.svg_of(drawn), compare_style.png(drawn)
 
 
 def page(
@@ -84,9 +84,9 @@ def page(
 ) -> str:
     """The page; no network, no script."""
     caption = (
-        f"R@1 in a gallery of {settings.power.tested} people never learnt from (dotted: chance), mean over studies with "
-        f"95 % of it under resampled studies; and the share of studies in which a permutation test finds retrieval "
-        f"(dotted: {WANTED:.0%}) and classes, with its exact 95 % interval."
+        f"R@1 in a gallery of {settings.power.tested} people never learnt from (dotted: chance), mean over studies "
+        f"with 95 % of it under resampled studies; and the share of studies in which a permutation test finds "
+        f"retrieval (dotted: {WANTED:.0%}), with its exact 95 % interval, and classes."
     )
     head = ["people learnt from", "R@1", "95 %", "MRR", "found", "95 %", "classes told", "balanced accuracy", "studies"]
     body = [
@@ -114,7 +114,7 @@ def page(
         verdict=escape(said[0] if said else "Nothing was fitted."),
         said="".join(f"<li>{escape(line)}</li>" for line in said[1:]),
         figure=f"<figure>{plots.inline(svg, escape(caption))}<figcaption>{escape(caption)}</figcaption></figure>",
-        table=_table(head, body),
+        table=compare_html.grouped(head, body),
         command=escape(shlex.join(command)),
         settings=escape(config.to_yaml(settings)),
     )
@@ -167,7 +167,3 @@ def _line(axes: Axes, name: str, cells: Sequence[Cell], number: int) -> None:
     axes.set_xticks(sizes, [str(size) for size in sizes])
     if name != "r1":
         axes.set_ylim(-0.05, 1.05)
-
-
-def _table(head: Sequence[str], body: Sequence[tuple[str, Sequence[str]]]) -> str:
-    return plots_table(head, body)

@@ -1,7 +1,7 @@
-"""`mmray power`: how many people must be recorded? Synthetic studies of known coupling, fitted at growing sizes on Tune.
+"""`mmray power`: how many people must be recorded? Synthetic studies of known coupling, fitted at growing sizes.
 
-A study has the people of its largest size and those that every size is tested on; smaller sizes are parts of larger ones.
-Each study is made, prepared and fitted before the next, and its features are deleted when its last fit is kept.
+A study has the people of its largest size and those that every size is tested on; a smaller size is part of a larger.
+Each study is made, prepared and fitted before the next, and it is deleted when its last fit is kept.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def power(settings: Config) -> PowerSummary:
     Stopped anywhere, the same command goes on.
 
     Raises:
-        ConfigError: a validation part would be too small, or the workspace is no folder.
+        ConfigError: the workspace is no folder, or the settings allow no fit.
         As `synthetic.generate`, `pipeline.prepare` and `tuning.run`.
     """
     if is_uri(settings.workspace):
@@ -122,6 +122,8 @@ def power(settings: Config) -> PowerSummary:
             _fit_study(workspace, settings, power_id, one)
     table = pa.concat_tables([workspace.read_table(*place, "fits", name) for name in _names(settings)])
     fits = [Fitted(**row) for row in table.to_pylist()]
+    if all(fit.error for fit in fits):
+        raise ConfigError(f"power: none of {len(fits)} fits could be made ({fits[0].error}); see power.subjects")
     summary = PowerSummary(
         power_id,
         workspace.path(*place),
@@ -249,7 +251,7 @@ def _fit(
 
 
 def part(segments: dict[str, Segments], subjects: int, tested: int, validation_fraction: float, seed: int) -> Fold:
-    """Who learns, validates and is tested: a size's people are the first of a larger size's, the tested always the same.
+    """Who learns, validates and is tested: a size's people are the first of a larger size's; the tested stay the same.
 
     Args:
         segments: modality -> segments of everybody.

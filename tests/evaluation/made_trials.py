@@ -9,12 +9,13 @@ from mmray.evaluation.trials import Plan, Planned
 from mmray.storage import Workspace
 
 SYSTEMS = ("crossmodal_gcn", "gcn", "ridge")
+EVERY_SYSTEM = (*SYSTEMS, "gat", "graphsage", "strucgcn", "mamsa", "clip", "logreg", "majority")
 TASKS = ("interview", "reading")
 
 
 def row(one: Planned, subjects: int = 8, noise: float = 0.7, epochs: int = 4) -> dict:
     """One finished fit; `noise` is the spread of both modalities around what they share."""
-    rng = np.random.default_rng([one.fold, one.seed, SYSTEMS.index(one.system), int(-np.log10(one.learning_rate))])
+    rng = np.random.default_rng([one.fold, one.seed, EVERY_SYSTEM.index(one.system), int(-np.log10(one.learning_rate))])
     names = [f"s{one.fold}{u:02d}" for u in range(subjects)]
     label = np.arange(subjects) % 2
     shared = np.random.default_rng(one.fold).normal(size=(subjects, 6))

@@ -1,4 +1,4 @@
-"""`mmray power` on tiny studies: sizes nest, the tested never teach, what is there is not fitted again, all is written."""
+"""`mmray power` on tiny studies: sizes nest, the tested never teach, no fit is made twice, all is written."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ def settings_in(root):
             "synth": {"eeg_seconds": 8, "clips": 1, "clip_seconds": 4},
             "model": {"hidden": 8, "embedding": 8},
             "train": {"epochs": 2, "passes": 1},
+            "split": {"validation_fraction": 0.4},
             "evaluate": {"bootstraps": 50, "permutations": 99},
             "power": {
                 "systems": ["ridge", "majority"],

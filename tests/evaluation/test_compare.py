@@ -1,0 +1,356 @@
+"""The report of a sweep: what is in it, what it is drawn from, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html import escape, unescape
+from html.parser import HTMLParser
+
+import pytest
+import yaml
+from rich.console import Console
+
+from mmray import cli, config
+from mmray.errors import WorkspaceError
+from mmray.evaluation import compare
+from mmray.evaluation.trials import Plan
+from tests.evaluation import made_report, made_trials
+
+FIGURES = {
+    *("retrieval", "accuracy_per_epoch", "f1", "pairs_r1", "pairs_mrr", "pairs_cross_entropy"),
+    *("pairs_balanced_accuracy", "critical_difference_mrr", "critical_difference_cross_entropy", "reliability"),
+    *("ablation", "sensitivity", "confusion"),
+}
+TABLES = {
+    *("status", "retrieval", "classification", "accuracy_per_epoch", "f1", "cross_entropy_by_rate", "pairs", "ranks"),
+    *("reliability", "ablation", "sensitivity", "confusion", "balanced_accuracy_by_task", "runtime"),
+}
+
+
+@pytest.fixture(scope="module")
+def summary(tmp_path_factory):
+    return made_report.report(made_report.leave(tmp_path_factory.mktemp("ws")))
+
+
+def files_of(tables, figures):
+    made = {f"tables/{name}.{kind}" for name in tables for kind in ("parquet", "csv")}
+    return made | {f"figures/{name}.{kind}" for name in figures for kind in ("svg", "png")} | {"report.html"}
+
+
+def test_every_exhibit_is_there_in_every_form(summary):
+    assert made_report.files(summary).keys() == files_of(TABLES, FIGURES)
+    page = made_report.page(summary)
+    assert set(re.findall(r'<figure id="figure-(\w+)"', page)) == FIGURES
+    sections = re.findall(r'<section id="([\w-]+)"', page)
+    assert re.findall(r'<a href="#([\w-]+)"', page) == sections
+    assert len(sections) == 14
+    assert "Left out" not in page
+
+
+def accuracy(row):
+    for record in row["history"]:
+        record["validation_accuracy"] /= 2
+
+
+def seconds(row):
+    row["seconds"] *= 3
+
+
+def clips(row):
+    for one in row["by_task"]:
+        one["probability"] = one["probability"][::-1]
+
+
+def classes(row):
+    row["probability"] = [p[::-1] for p in row["probability"]]
+
+
+def vectors(row):
+    row["eeg"] = row["eeg"][::-1]
+
+
+@pytest.mark.parametrize(
+    ("change", "tables", "figures"),
+    [
+        (accuracy, {"accuracy_per_epoch"}, {"accuracy_per_epoch"}),
+        (seconds, {"runtime"}, set()),
+        (clips, {"confusion", "balanced_accuracy_by_task"}, {"confusion"}),
+        (
+            classes,
+            {
+                *("classification", "f1", "cross_entropy_by_rate", "pairs", "ranks", "reliability", "ablation"),
+                *("sensitivity", "balanced_accuracy_by_task"),
+            },
+            {
+                *("f1", "pairs_cross_entropy", "pairs_balanced_accuracy", "critical_difference_cross_entropy"),
+                *("reliability", "ablation", "sensitivity"),
+            },
+        ),
+        (
+            vectors,
+            {"retrieval", "pairs", "ranks", "ablation", "sensitivity"},
+            {"retrieval", "pairs_r1", "pairs_mrr", "critical_difference_mrr", "ablation", "sensitivity"},
+        ),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_an_exhibit_changes_with_the_rows_that_it_is_made_of_and_with_no_others(
+    tmp_path, summary, change, tables, figures
+):
+    plan = made_report.plan()
+    rows = made_report.rows_of(plan)
+    for row in rows:
+        change(row)
+    before = made_report.files(summary)
+    after = made_report.files(made_report.report(made_report.leave(tmp_path, plan, rows)))
+    # the workspace's own name is in the page, and nowhere else
+    assert {name for name in before if before[name] != after[name]} == files_of(tables, figures)
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path):
+    workspace = made_report.leave(tmp_path)
+    first = made_report.files(made_report.report(workspace))
+    assert made_report.files(made_report.report(workspace)) == first
+
+
+def test_csv_and_parquet_agree(summary):
+    for name in TABLES:
+        rows, text = made_report.table(summary, name), made_report.as_csv(summary, name)
+        assert len(rows) == len(text)
+        for row, line in zip(rows, text, strict=True):
+            for key, value in row.items():
+                if value is None:
+                    assert line[key] == ""
+                elif isinstance(value, bool):
+                    assert line[key] == str(value).lower()
+                elif isinstance(value, int | float):
+                    assert float(line[key]) == value
+                else:
+                    assert line[key] == value
+
+
+def cells_of(page, section):
+    body = page.split(f'<section id="{section}">')[1].split("</section>")[0]
+    return [re.findall(r"<t[hd]>(.*?)</t[hd]>", line) for line in re.findall(r"<tr>(<th>.*?)</tr>", body)]
+
+
+def test_the_page_shows_what_the_tables_hold(summary):
+    page = made_report.page(summary)
+    shown = cells_of(page, "retrieval")
+    for row in made_report.table(summary, "retrieval"):
+        digits = 1 if row["metric"] == "median_rank" else 3
+        between = f"{row['ci_low']:.{digits}f}-{row['ci_high']:.{digits}f}"
+        start = [row["variant"], f"{row['value']:.{digits}f}", between, f"{row['chance']:.{digits}f}"]
+        assert any(cells[:4] == start for cells in shown), start
+    lines = {cells[0]: cells for cells in cells_of(page, "cross-entropy")}
+    for row in made_report.table(summary, "cross_entropy_by_rate"):
+        column = {0.01: 1, 0.001: 2, None: 3}[row["learning_rate"]]
+        assert lines[row["variant"]][column] == f"{row['value']:.3f} ({row['ci_low']:.2f}-{row['ci_high']:.2f})"
+    for name in ("pairs", "ablation"):
+        cells = cells_of(page, name)
+        for row in made_report.table(summary, name):
+            start = [f"{row['first']} less {row['second']}", f"{row['difference']:+.3f}"]
+            assert any(line[:2] == start for line in cells), start
+
+
+def test_the_page_asks_the_network_for_nothing_and_runs_nothing(summary):
+    page = made_report.page(summary)
+    assert not re.search(r"https?:|<script|<link|<img|<iframe|@import|\bsrc=|url\((?!#)|\son\w+=", page)
+
+
+def test_every_element_of_the_page_is_closed_and_every_figure_speaks(summary):
+    class Nesting(HTMLParser):
+        def __init__(self):
+            super().__init__()
+            self.open, self.spoken = [], 0
+
+        def handle_starttag(self, tag, attrs):
+            if tag not in ("meta", "br"):
+                self.open.append(tag)
+            if tag == "svg":
+                self.spoken += dict(attrs).get("role") == "img" and len(dict(attrs)["aria-label"]) > 40
+
+        def handle_endtag(self, tag):
+            assert self.open.pop() == tag
+
+    parser = Nesting()
+    parser.feed(made_report.page(summary))
+    assert parser.open == []
+    assert parser.spoken == len(FIGURES)
+
+
+def test_figures_take_the_pages_colours(summary):
+    page = made_report.page(summary)
+    drawn = page[page.index("<section") :]
+    assert "currentColor" in drawn
+    assert "var(--series-0)" in drawn
+    assert not re.search(r"(fill|stroke): ?#(?!none)", drawn)
+
+
+def test_markup_in_names_is_text(tmp_path):
+    plan = made_report.plan()
+    evil = tuple(replace(one, variant="<b>no</b> gate") if one.variant == "no gate" else one for one in plan.trials)
+    rows = [
+        row | {"variant": "<b>no</b> gate"} if row["variant"] == "no gate" else row for row in made_report.rows_of(plan)
+    ]
+    page = made_report.page(made_report.report(made_report.leave(tmp_path, Plan("made", "d" * 64, evil), rows)))
+    assert "<b>" not in page
+    assert "&lt;b&gt;no&lt;/b&gt; gate" in page
+
+
+def test_the_verdict_says_what_was_found_or_that_it_is_chance(summary, tmp_path):
+    (row,) = (r for r in summary.retrieval if (r["variant"], r["direction"]) == ("crossmodal_gcn", "eeg->audio"))
+    assert f"R@1 {row['value']:.2f}, chance 0.12, p = {row['p']:.2g}): above chance" in summary.verdict
+    assert escape(summary.verdict) in made_report.page(summary)
+    plan = made_report.plan()
+    rows = [made_trials.row(one, noise=100.0) for one in plan.trials]
+    nothing = made_report.report(made_report.leave(tmp_path, plan, rows))
+    assert nothing.verdict.count("not distinguishable from chance") >= 2
+    assert "neither ahead of nor behind any other system" in nothing.verdict
+
+
+def test_an_unfinished_sweep_is_reported_and_says_what_is_missing(tmp_path):
+    plan = made_report.plan()
+    rows = made_report.rows_of(plan)
+    lost = [r for r in rows if (r["variant"], r["fold"], r["seed"]) == ("ridge", 2, 1)]
+    bad = next(r for r in rows if r["variant"] == "gcn")
+    bad |= {"error": "train: the loss is nan", "subject_id": None}
+    told = made_report.report(made_report.leave(tmp_path, plan, [r for r in rows if r not in lost]))
+    page = made_report.page(told)
+    assert f"This sweep is unfinished: {len(rows) - 3} of {len(rows)} fits are here" in page
+    assert "ridge*: 10 of 12 fits finished, 2 missing, 0 failed" in page
+    assert "gcn*: 11 of 12 fits finished, 0 missing, 1 failed" in page
+    assert "1 failed: train: the loss is nan" in page
+    marked = {cells[0] for cells in cells_of(page, "retrieval")}
+    assert marked == {"system", "crossmodal_gcn", "gcn*", "ridge*"}
+    assert (told.finished, told.planned, len(told.missing), told.incomplete) == (39, 42, 2, ["gcn", "ridge"])
+    console = Console(width=100)
+    with console.capture() as said:
+        console.print(told.render())
+    assert "39 of 42 fits: 2 missing, 1 failed; stars mark gcn, ridge" in said.get()
+
+
+def test_a_whole_sweep_has_no_banner_and_no_star(summary):
+    page = made_report.page(summary)
+    assert "unfinished" not in page
+    assert not any("*" in cells[0] for section in ("retrieval", "cross-entropy") for cells in cells_of(page, section))
+
+
+def test_a_sweep_of_which_nothing_finished_says_what_to_do(tmp_path):
+    plan = made_report.plan()
+    with pytest.raises(WorkspaceError, match=r"no fit of sweep made finished.*mmray sweep --resume"):
+        made_report.report(made_report.leave(tmp_path / "a", plan, []))
+    rows = [row | {"error": "no EEG", "subject_id": None} for row in made_report.rows_of(plan)]
+    with pytest.raises(WorkspaceError, match="42 failed: no EEG"):
+        made_report.report(made_report.leave(tmp_path / "b", plan, rows))
+
+
+def test_a_grid_and_an_ablation_sweep_make_one_report(tmp_path, summary):
+    whole = made_report.plan()
+    rows = {row["trial_id"]: row for row in made_report.rows_of(whole)}
+    grid = Plan("grid", whole.data_sha256, tuple(one for one in whole.trials if one.variant != "no gate"))
+    other = Plan("ablate", whole.data_sha256, tuple(one for one in whole.trials if one.system == "crossmodal_gcn"))
+    for plan in (grid, other):
+        workspace = made_report.leave(tmp_path, plan, [rows[one.trial_id] for one in plan.trials])
+    told = made_report.report(workspace, ["grid", "ablate"])
+    assert told.report.endswith("sweeps/grid/report/report.html")
+    for name in TABLES:
+        key = json.dumps
+        pooled, alone = (sorted(made_report.table(s, name), key=key) for s in (told, summary))
+        assert pooled == alone, name
+
+
+def test_sweeps_of_other_data_are_refused_by_name(tmp_path):
+    made_report.leave(tmp_path, made_report.plan("one"))
+    workspace = made_report.leave(tmp_path, replace(made_report.plan("two"), data_sha256="e" * 64))
+    with pytest.raises(WorkspaceError, match=r"sweeps one \(data d{12}\) and two \(data e{12}\)"):
+        made_report.report(workspace, ["one", "two"])
+
+
+def test_one_name_for_two_settings_is_refused_with_the_setting(tmp_path):
+    made_report.leave(tmp_path, made_report.plan("one"))
+    plan = made_report.plan("two")
+    trials = tuple(replace(one, trial_id=f"x{one.trial_id}") for one in plan.trials)
+    other = [row | {"trial_id": f"x{row['trial_id']}"} for row in made_report.rows_of(plan)]
+    for row in other:
+        row["config"] = json.dumps({"train.epochs": 3, "train.fold": row["fold"]})
+    workspace = made_report.leave(tmp_path, replace(plan, trials=trials), other)
+    with pytest.raises(WorkspaceError, match=r"'crossmodal_gcn' is not the same in sweeps one and two .*train\.epochs"):
+        made_report.report(workspace, ["one", "two"])
+
+
+def test_a_workspace_without_a_sweep_says_so(tmp_path, capsys):
+    assert cli.main(["compare", "--workspace", str(tmp_path)]) == 4
+    assert "holds no sweep; run `mmray sweep`" in capsys.readouterr().err
+
+
+def test_no_labels_make_a_report_without_classes(tmp_path):
+    plan = made_report.plan()
+    rows = made_report.rows_of(plan)
+    for row in rows:
+        row |= {"label": [-1] * len(row["label"]), "validation_cross_entropy": None}
+        for record in row["history"]:
+            record["validation_accuracy"] = None
+    told = made_report.report(made_report.leave(tmp_path, plan, rows))
+    page = made_report.page(told)
+    assert "Left out: no test person has a label" in page
+    assert "classes apart" not in told.verdict
+    assert "figures/retrieval.svg" in made_report.files(told)
+
+
+def test_one_system_makes_a_report_without_pairs(tmp_path):
+    plan = made_trials.plan_of(systems=("gcn",), rates=(1e-3,))
+    told = made_report.report(made_report.leave(tmp_path, plan, [made_trials.row(one) for one in plan.trials]))
+    page = made_report.page(told)
+    assert "Left out: it takes two systems" in page
+    assert "Left out: there is one learning rate only" in page
+    assert "Left out: every variant of this sweep is a plain system" in page
+
+
+def test_a_search_is_shown_where_one_was_made(tmp_path, summary):
+    workspace = made_report.leave(tmp_path)
+    workspace.write_table(made_report.search_table(), "sweeps", "made", "search.parquet")
+    workspace.write_json({"model.gate": 0.25, "train.learning_rate": 0.75}, "sweeps", "made", "importance.json")
+    told = made_report.report(workspace)
+    assert "figure-search" in made_report.page(told)
+    assert [row["parameter"] for row in made_report.table(told, "search_importance")] == [
+        "train.learning_rate",
+        "model.gate",
+    ]
+    assert "figure-search" not in made_report.page(summary)
+
+
+def test_files_of_an_older_report_disappear(tmp_path):
+    workspace = made_report.leave(tmp_path)
+    workspace.write_table(made_report.search_table(), "sweeps", "made", "search.parquet")
+    assert "tables/search.csv" in made_report.files(made_report.report(workspace))
+    workspace.delete("sweeps", "made", "search.parquet")
+    assert made_report.files(made_report.report(workspace)).keys() == files_of(TABLES, FIGURES)
+
+
+def test_the_page_holds_the_commands_and_the_settings_that_made_it(summary):
+    page = made_report.page(summary)
+    compared = f"mmray compare --sweep made --workspace {summary.workspace} --set evaluate.bootstraps=50"
+    assert compared in page
+    settings = page.split("Settings of sweep made</summary><pre>")[1].split("</pre>")[0]
+    tree = yaml.safe_load(unescape(settings))
+    assert config.from_dict(tree) == config.from_dict({"workspace": summary.workspace})
+
+
+def test_the_verb_prints_its_summary_as_json(tmp_path, capsys):
+    made_report.leave(tmp_path)
+    few = [word for name, n in made_report.FEW.items() for word in ("--set", f"evaluate.{name}={n}")]
+    assert cli.main(["compare", "--workspace", str(tmp_path), "--json", *few]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["report"] == f"{tmp_path}/sweeps/made/report/report.html"
+    assert told["sweeps"] == ["made"]
+    assert told["failed"] == {}
+
+
+def test_a_damaged_config_is_named(tmp_path):
+    workspace = made_report.leave(tmp_path)
+    workspace.write_text("a: [", "sweeps", "made", "config.yaml")
+    with pytest.raises(WorkspaceError, match=r"sweeps/made/config\.yaml is damaged"):
+        compare.compare(config.from_dict({"workspace": workspace.root}))

@@ -1,0 +1,114 @@
+"""The report in a real browser: nothing asked of the network, nothing wider than a phone, every figure to be seen."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.evaluation import made_report, made_trials
+
+selenium = pytest.importorskip("selenium", reason="selenium is not installed; pip install -e .[dev]")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="no chromium and chromedriver on the path; apt-get install chromium-driver"
+)
+FLAGS = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+GROUND = {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 26)"}
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of every system, unfinished, with a long reason: the widest page there is."""
+    plan = made_trials.plan_of(systems=made_trials.EVERY_SYSTEM, rates=(1e-2, 1e-3, 1e-4))
+    rows = [made_trials.row(one) for one in plan.trials][:-1]
+    rows[0] |= {"error": "train: " + "unbroken" * 40, "subject_id": None}
+    workspace = made_report.leave(tmp_path_factory.mktemp("ws"), plan, rows)
+    workspace.write_table(made_report.search_table(), "sweeps", "made", "search.parquet")
+    return Path(made_report.report(workspace).report)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def opened(browser, page: Path, width: int, scheme: str) -> None:
+    for kind in ("browser", "performance"):
+        browser.get_log(kind)  # what went before
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(page.as_uri())
+
+
+def asked(browser) -> list[str]:
+    messages = (json.loads(entry["message"])["message"] for entry in browser.get_log("performance"))
+    return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1200])
+def test_the_page_fits_is_seen_and_asks_for_nothing(browser, report, width, scheme):
+    opened(browser, report, width, scheme)
+    assert asked(browser) == [report.as_uri()]
+    assert browser.get_log("browser") == []
+    assert browser.execute_script("return getComputedStyle(document.body).backgroundColor") == GROUND[scheme]
+    inner, whole = browser.execute_script("return [innerWidth, document.documentElement.scrollWidth]")
+    assert inner == width
+    assert whole <= width
+    sizes = browser.execute_script(
+        "return [...document.querySelectorAll('figure svg')].map(s => s.getBoundingClientRect())"
+        ".map(r => [r.width, r.height, r.right])"
+    )
+    assert len(sizes) == 13
+    assert all(w > 200 and h > 60 and right <= width for w, h, right in sizes), sizes
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+def test_text_in_a_figure_is_neither_clipped_nor_tiny(browser, report, width):
+    opened(browser, report, width, "light")
+    outside = browser.execute_script("""
+        return [...document.querySelectorAll('figure svg')].flatMap(svg => {
+            const whole = svg.getBoundingClientRect();
+            return [...svg.querySelectorAll('text')].map(t => [t.textContent, t.getBoundingClientRect()])
+                .filter(([, r]) => r.left < whole.left - 1 || r.right > whole.right + 1
+                                   || r.top < whole.top - 1 || r.bottom > whole.bottom + 1 || r.height < 6)
+                .map(([text]) => text);
+        });""")
+    assert outside == []
+
+
+def test_a_wide_table_scrolls_in_its_own_box(browser, report):
+    opened(browser, report, 360, "light")
+    boxes = browser.execute_script(
+        "return [...document.querySelectorAll('.wide')].map(b => [b.scrollWidth, b.clientWidth])"
+    )
+    assert any(inside > box for inside, box in boxes)
+    assert browser.execute_script("window.scrollTo(400, 0); return window.scrollX") == 0
+
+
+def test_the_network_watch_sees_a_request(browser, report, tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text(report.read_text(encoding="utf-8").replace("</h1>", '</h1><img src="there.png">', 1))
+    opened(browser, page, 360, "light")
+    assert asked(browser) == [page.as_uri(), (tmp_path / "there.png").as_uri()]
+    assert browser.get_log("browser") != []
