@@ -110,14 +110,13 @@ def compare(settings: Config, sweeps: list[str] | None = None) -> CompareSummary
                 "nothing to report; go on with it: mmray sweep --resume"
             )
         tables, left_out = exhibits.tables(found)
-        tables |= _search(workspace, sweep_ids)
+        tables |= {"data_card": data_card.rows_of(workspace, own, found), **_search(workspace, sweep_ids)}
         advance(1, "tables")
         pictures = compare_plots.draw(tables)
         advance(1, "figures")
     told = Told(
         sweeps=sweep_ids,
         verdict=verdict.verdict(tables),
-        card=data_card.card(workspace, own, found),
         tables=tables,
         pictures=pictures,
         left_out=left_out,

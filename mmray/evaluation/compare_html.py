@@ -20,7 +20,6 @@ class Told:
     """Everything that the page says.
 
     Attributes:
-        card: (what, how many) of the data card.
         left_out: exhibit -> why it is not there.
         commands: that made sweep and report.
         made: the resolved settings as YAML, by sweep.
@@ -29,7 +28,6 @@ class Told:
 
     sweeps: list[str]
     verdict: str
-    card: list[tuple[str, str]]
     tables: Tables
     pictures: Mapping[str, Picture]
     left_out: Mapping[str, str]

@@ -71,7 +71,8 @@ def _banner(tables: Tables) -> str:
 
 
 def _data(told: Told) -> str:
-    card = "".join(f"<tr><th>{escape(what)}</th><td>{escape(value)}</td></tr>" for what, value in told.card)
+    rows = told.tables["data_card"]
+    card = "".join(f"<tr><th>{escape(row['what'])}</th><td>{escape(row['value'])}</td></tr>" for row in rows)
     protocol = (
         "Nobody is in two groups: the people are split into outer folds before anything is fitted, and each person is "
         "tested in one fold only, by fits that never saw them, nor their voice, nor their EEG. Inside a fold, "

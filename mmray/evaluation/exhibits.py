@@ -15,26 +15,6 @@ from mmray.evaluation.fits import Fits
 from mmray.evaluation.trials import Row
 
 Tables = dict[str, list[Row]]
-# in the page's order; what each holds is said where it is made
-NAMES = (
-    "status",
-    "failures",
-    "retrieval",
-    "classification",
-    "accuracy_per_epoch",
-    "f1",
-    "cross_entropy_by_rate",
-    "pairs",
-    "ranks",
-    "reliability",
-    "ablation",
-    "sensitivity",
-    "search_importance",
-    "search",
-    "confusion",
-    "balanced_accuracy_by_task",
-    "runtime",
-)
 
 
 def tables(fits: Fits) -> tuple[Tables, dict[str, str]]:

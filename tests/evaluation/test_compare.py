@@ -8,6 +8,7 @@ from dataclasses import replace
 from html import escape, unescape
 from html.parser import HTMLParser
 
+import pyarrow as pa
 import pytest
 import yaml
 from rich.console import Console
@@ -16,6 +17,7 @@ from mmray import cli, config
 from mmray.errors import WorkspaceError
 from mmray.evaluation import compare
 from mmray.evaluation.trials import Plan
+from mmray.schema import PARTS, QUARANTINE, Recording, recordings_table
 from tests.evaluation import made_report, made_trials
 
 FIGURES = {
@@ -24,7 +26,17 @@ FIGURES = {
     *("ablation", "sensitivity", "confusion"),
 }
 TABLES = {
-    *("status", "retrieval", "classification", "accuracy_per_epoch", "f1", "cross_entropy_by_rate", "pairs", "ranks"),
+    *(
+        "data_card",
+        "status",
+        "retrieval",
+        "classification",
+        "accuracy_per_epoch",
+        "f1",
+        "cross_entropy_by_rate",
+        "pairs",
+        "ranks",
+    ),
     *("reliability", "ablation", "sensitivity", "confusion", "balanced_accuracy_by_task", "runtime"),
 }
 
@@ -307,6 +319,36 @@ def test_one_system_makes_a_report_without_pairs(tmp_path):
     assert "Left out: it takes two systems" in page
     assert "Left out: there is one learning rate only" in page
     assert "Left out: every variant of this sweep is a plain system" in page
+
+
+def test_the_data_card_counts_what_there_is_and_says_what_was_set_aside(tmp_path):
+    workspace = made_report.leave(tmp_path)
+    people = [("s000", 0, "HC"), ("s001", 1, "MDD"), ("s002", None, None)]
+    found = [
+        Recording(f"{s}-{m}", s, s, m, "1", "rest", label, name, f"/{s}", "wav", 1)
+        for s, label, name in people
+        for m in ("eeg", "audio")
+    ]
+    workspace.write_table(recordings_table(found), "recordings.parquet")
+    digest = config.digest(config.Config().features)
+    parts = [{"recording_id": r.recording_id, "modality": r.modality, "path": "p", "segments": 3} for r in found[:4]]
+    parts = [part | {"source_sha256": "0"} for part in parts]
+    workspace.write_table(pa.Table.from_pylist(parts, schema=PARTS), "features", digest, "parts.parquet")
+    aside = [dict.fromkeys(QUARANTINE.names, "x") | {"reason": "flat <signal>"}] * 2
+    workspace.write_table(pa.Table.from_pylist(aside, schema=QUARANTINE), "features", digest, "quarantine.parquet")
+    card = re.findall(r"<tr><th>(.*?)</th><td>(.*?)</td></tr>", made_report.page(made_report.report(workspace)))
+    assert card[:7] == [
+        ("study", "modma"),
+        ("people", "3"),
+        ("people by label", "1 HC (0), 1 MDD (1), 1 without label"),
+        ("recordings", "3 audio, 3 eeg"),
+        ("segments", "6 audio, 6 eeg"),
+        ("recordings set aside", "2"),
+        ("set aside because", "flat &lt;signal&gt; (2)"),
+    ]
+    assert ("people tested, with both modalities", "24, of which 24 have a label") in card
+    assert ("outer folds x seeds", "3 x 2") in card
+    assert ("data digest", "d" * 64) in card
 
 
 def test_a_search_is_shown_where_one_was_made(tmp_path, summary):

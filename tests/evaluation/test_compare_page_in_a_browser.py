@@ -106,6 +106,13 @@ def test_a_wide_table_scrolls_in_its_own_box(browser, report):
     assert browser.execute_script("window.scrollTo(400, 0); return window.scrollX") == 0
 
 
+def test_on_paper_nothing_is_cut_off(browser, report):
+    opened(browser, report, 718, "light")  # A4 with margins of 1 cm
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 718
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
 def test_the_network_watch_sees_a_request(browser, report, tmp_path):
     page = tmp_path / "page.html"
     page.write_text(report.read_text(encoding="utf-8").replace("</h1>", '</h1><img src="there.png">', 1))

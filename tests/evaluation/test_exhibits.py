@@ -12,6 +12,8 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from mmray import config
 from mmray.evaluation import exhibit_pairs, exhibits, fits
+from mmray.recordings import oracle, synthetic
+from mmray.storage import Workspace
 from tests.evaluation import made_report, made_trials
 
 EVALUATE = config.Evaluate(bootstraps=50, permutations=99)
@@ -126,6 +128,43 @@ def test_a_pairs_difference_is_that_of_the_figures(told):
     for row in tables["pairs"]:
         first, second = (np.mean(value[row[side], row["metric"]]) for side in ("first", "second"))
         assert row["difference"] == pytest.approx(first - second), row
+
+
+def test_balanced_accuracy_of_a_pair_weighs_classes_alike():
+    rows = made_report.rows_of(made_report.plan())
+    for row in rows:
+        row["label"] = [0] * 6 + [1] * 2
+    tables, _ = exhibits.tables(made(rows)[0])
+    value = {r["variant"]: r["value"] for r in tables["classification"] if r["metric"] == "balanced_accuracy"}
+    plain = {r["variant"]: r["value"] for r in tables["classification"] if r["metric"] == "accuracy"}
+    mine = [r for r in tables["pairs"] if r["metric"] == "balanced_accuracy"]
+    assert len(mine) == 3
+    for row in mine:
+        assert row["difference"] == pytest.approx(value[row["first"]] - value[row["second"]])
+    assert value != pytest.approx(plain)
+
+
+def test_who_had_other_rates_to_pick_from_is_marked(told):
+    # the ablation was run at one rate, its system at two
+    assert {row["same_rates"] for row in told[0]["ablation"]} == {False}
+    assert {row["same_rates"] for row in told[0]["pairs"]} == {True}
+
+
+def test_the_ceiling_is_the_oracles_and_the_figure_a_share_of_it(tmp_path):
+    people = config.Synth(subjects=24, eeg_seconds=4, clips=1, coupling=0.8)
+    synthetic.generate(str(tmp_path), people, 0, config.Cluster())
+    truth = Workspace(str(tmp_path)).read_table("truth.parquet")
+    names = truth["subject_id"].to_pylist()
+    plan = made_report.plan()
+    rows = made_report.rows_of(plan)
+    for row in rows:
+        row["subject_id"] = names[8 * row["fold"] : 8 * row["fold"] + 8]
+        row["by_task"] = []
+    found = fits.gather(plan, rows, EVALUATE, 0, truth, lambda steps=1, note="": None)
+    row = next(r for r in exhibits.retrieval(found) if (r["variant"], r["metric"]) == ("gcn", "R@1"))
+    tops = [oracle.ceilings(truth, names[8 * fold : 8 * fold + 8])["eeg->audio"]["R@1"] for fold in range(3)]
+    assert row["ceiling"] == pytest.approx(sum(tops) / 3)
+    assert row["fraction_of_ceiling"] == pytest.approx(row["value"] / row["ceiling"])
 
 
 def test_an_ablation_is_compared_with_the_system_that_it_changes(told):
