@@ -16,14 +16,14 @@ def settings_in(root):
     return config.from_dict(
         {
             "workspace": str(root),
-            "synth": {"eeg_seconds": 8, "clips": 1, "clip_seconds": 4},
+            "synth": {"eeg_seconds": 8, "clips": 2, "clip_seconds": 8},
             "model": {"hidden": 8, "embedding": 8},
             "train": {"epochs": 2, "passes": 1},
             "split": {"validation_fraction": 0.4},
             "evaluate": {"bootstraps": 50, "permutations": 99},
             "power": {
                 "systems": ["ridge", "majority"],
-                "subjects": [8, 10],
+                "subjects": [10, 12],
                 "couplings": [0.0, 0.9],
                 "tested": 6,
                 "studies": 2,
@@ -41,7 +41,7 @@ def told(tmp_path_factory, ray_session):
 def test_every_cell_is_there_with_its_studies(told):
     _, summary = told
     cells = {(c.system, c.coupling, c.subjects): c.studies for c in summary.cells}
-    assert cells == {(s, c, n): 2 for s in ("ridge", "majority") for c in (0.0, 0.9) for n in (8, 10)}
+    assert cells == {(s, c, n): 2 for s in ("ridge", "majority") for c in (0.0, 0.9) for n in (10, 12)}
     assert summary.failed == {}
     assert {one.system for one in summary.false_alarms} == {"ridge", "majority"}
     majority = [c for c in summary.cells if c.system == "majority"]
@@ -72,7 +72,7 @@ def test_run_again_it_makes_no_study_and_says_the_same(told, monkeypatch):
 def test_a_lost_fit_is_made_again_alike(told):
     settings, summary = told
     workspace, place = Workspace(settings.workspace), ("power", summary.power_id, "fits")
-    name = "c0.9-1-10-ridge.parquet"
+    name = "c0.9-1-12-ridge.parquet"
     before = workspace.read_table(*place, name).drop_columns(["seconds"]).to_pylist()
     others = {n: os.stat(workspace.path(*place, n)).st_mtime_ns for n in workspace.names(*place) if n != name}
     workspace.delete(*place, name)
