@@ -130,12 +130,13 @@ def cells(fits: Sequence[Fitted], bootstraps: int, seed: int) -> list[Cell]:
 
 
 def needed(fits: Sequence[Fitted], bootstraps: int, seed: int) -> list[Needed]:
-    """People needed by each system at each coupling above 0."""
+    """People needed by each system at each coupling above 0, the strongest coupling first."""
     groups: dict[tuple[str, float], list[Fitted]] = defaultdict(list)
     for fit in fits:
         if fit.coupling > 0 and fit.error is None:
             groups[fit.system, fit.coupling].append(fit)
-    return [_needed(system, coupling, group, bootstraps, seed) for (system, coupling), group in groups.items()]
+    strongest_first = sorted(groups.items(), key=lambda item: -item[0][1])
+    return [_needed(system, coupling, group, bootstraps, seed) for (system, coupling), group in strongest_first]
 
 
 def false_alarms(fits: Sequence[Fitted]) -> list[FalseAlarms]:

@@ -21,10 +21,11 @@ from mmray.evaluation.explain_page import template
 from mmray.evaluation.power import LEVEL, WANTED, Cell, FalseAlarms, Needed, as_rows
 from mmray.storage import Workspace
 
+_PERCENT = f"{100 * WANTED:.0f} %"
 _PANELS = {
-    "r1": "R@1, mean of both directions",
-    "found": f"share of studies with retrieval at p < {LEVEL:g}",
-    "told": f"share of studies with classes at p < {LEVEL:g}",
+    "r1": "R@1, mean of\nboth directions",
+    "found": "studies with\nretrieval found",
+    "told": "studies with\nclasses found",
 }
 
 
@@ -61,9 +62,9 @@ def figure(cells: Sequence[Cell], tested: int) -> tuple[str, bytes]:
                 for number, coupling in enumerate(couplings):
                     mine = [c for c in cells if (c.system, c.coupling) == (system, coupling)]
                     _line(axes[row][column], name, mine, number)
-                axes[row][column].set_title(f"{system}: {title}" if len(systems) == 1 else system if row == 0 else "")
                 if column == 0:
-                    axes[row][column].set_ylabel(title.replace(" of studies", "\nof studies").replace(", ", ",\n"))
+                    axes[row][column].set_ylabel(title)
+            axes[0][column].set_title(system)
             axes[0][column].axhline(1 / tested, color=plots.INK, lw=0.8, ls=":")
             axes[1][column].axhline(WANTED, color=plots.INK, lw=0.8, ls=":")
             axes[-1][column].set_xlabel("people learnt from")
@@ -85,8 +86,8 @@ def page(
     """The page; no network, no script."""
     caption = (
         f"R@1 in a gallery of {settings.power.tested} people never learnt from (dotted: chance), mean over studies "
-        f"with 95 % of it under resampled studies; and the share of studies in which a permutation test finds "
-        f"retrieval (dotted: {WANTED:.0%}), with its exact 95 % interval, and classes."
+        f"with 95 % of it under resampled studies; and the share of studies in which a permutation test at "
+        f"p < {LEVEL:g} finds retrieval (dotted: {_PERCENT}), with its exact 95 % interval, and classes."
     )
     head = ["people learnt from", "R@1", "95 %", "MRR", "found", "95 %", "classes told", "balanced accuracy", "studies"]
     body = [
@@ -125,12 +126,12 @@ def sentence(one: Needed, cells: Sequence[Cell]) -> str:
     sizes = sorted({cell.subjects for cell in cells})
     about = f"At coupling {one.coupling:g}, {one.system}"
     if one.subjects is None:
-        return f"{about} does not find retrieval in {WANTED:.0%} of studies with up to {sizes[-1]} people."
+        return f"{about} does not find retrieval in {_PERCENT} of studies with up to {sizes[-1]} people."
     low = "?" if one.low is None else f"{one.low:.0f}"
     high = f"more than {sizes[-1]}" if one.high is None else f"{one.high:.0f}"
     few = "no more than " if one.at_once else "about "
     return (
-        f"{about} finds retrieval at p < {LEVEL:g} in {WANTED:.0%} of studies from {few}{one.subjects:.0f} people "
+        f"{about} finds retrieval at p < {LEVEL:g} in {_PERCENT} of studies from {few}{one.subjects:.0f} people "
         f"learnt from (95 % {low} to {high})."
     )
 
