@@ -24,6 +24,7 @@ from mmray.evaluation.compare_style import DIRECTIONS
 from mmray.evaluation.exhibits import Tables
 from mmray.evaluation.table import number, p_text
 from mmray.evaluation.trials import Plan, Row
+from mmray.recordings import oracle
 from mmray.storage import Workspace
 
 _VERSIONS = ("mmray", "torch", "ray", "numpy", "scipy", "matplotlib")
@@ -103,7 +104,7 @@ def compare(settings: Config, sweeps: list[str] | None = None) -> CompareSummary
     own = next(iter(made.values()))
     variants = len({one.variant for one in plan.trials})
     with progress.bar("compare", variants + 2) as advance:
-        found = fits.gather(plan, rows, settings.evaluate, own.seed, _truth(own), advance)
+        found = fits.gather(plan, rows, settings.evaluate, own.seed, oracle.truth_of(own.study), advance)
         if not found.shown:
             raise WorkspaceError(
                 f"compare: no system of sweep {', '.join(sweep_ids)} has a fold with all its seeds yet, so there is "
@@ -180,11 +181,6 @@ def _settings(workspace: Workspace, sweep_id: str) -> Config:
         return config.from_dict({**yaml.safe_load(text), "workspace": workspace.root})
     except (yaml.YAMLError, TypeError) as error:
         raise WorkspaceError(f"compare: sweeps/{sweep_id}/config.yaml is damaged ({error})") from error
-
-
-def _truth(settings: Config) -> pa.Table | None:
-    place = Workspace(settings.study.root)
-    return place.read_table("truth.parquet") if settings.study.root and place.exists("truth.parquet") else None
 
 
 def _search(workspace: Workspace, sweep_ids: list[str]) -> Tables:

@@ -10,10 +10,19 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
+from mmray import config
 from mmray.errors import WorkspaceError
+from mmray.recordings.synthetic import TRUTH
 from mmray.recordings.synthetic_traits import label_shift
+from mmray.storage import Workspace
 
 _VARIANCE_FLOOR = 1e-9  # of what the EEG's latent leaves open about the voice's; coupling 1 leaves nothing
+
+
+def truth_of(study: config.Study) -> pa.Table | None:
+    """A synthetic study's truth; None where there is none. Only for after a fit, when nothing can be fitted to it."""
+    place = Workspace(study.root)
+    return place.read_table(TRUTH) if study.root and place.exists(TRUTH) else None
 
 
 def oracle_similarity(truth: pa.Table, subjects: list[str]) -> NDArray[np.float64]:

@@ -204,11 +204,6 @@ def _fit_all(
 
     label = f"power: coupling {asked.coupling:g}, study {asked.number + 1}"
     with tuning.folder() as folder, progress.bar(label, len(todo)) as advance:
-
-        class Shown(tune.Callback):
-            def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-                advance(1)
-
         fit = tune.with_parameters(
             _fit,
             root=workspace.root,
@@ -219,7 +214,7 @@ def _fit_all(
             segments=segments,
         )
         space = {"position": tune.grid_search(list(range(len(todo))))}
-        found = tuning.run(fit, space, asked.settings, folder, [Shown()])
+        found = tuning.run(fit, space, asked.settings, folder, lambda told: advance(1))
     kept = set(workspace.names("power", power_id, "fits"))
     lost = sum(_name(asked.coupling, asked.number, *one) not in kept for one in todo)
     tuning.require_all(lost, len(todo), found, "power", "the same command goes on with these")

@@ -88,7 +88,7 @@ def write_evaluation(workspace: Workspace, settings: Config, run_id: str) -> Non
 
 
 def _evaluation(settings: Config) -> str:
-    return config.digest(settings.evaluate, str(_truth(settings) is not None))
+    return config.digest(settings.evaluate, str(oracle.truth_of(settings.study) is not None))
 
 
 def roles(fold: Fold) -> dict[str, str]:
@@ -150,17 +150,11 @@ def chosen(segments: dict[str, Segments], subjects: tuple[str, ...]) -> dict[str
 
 
 def _ceilings(settings: Config, embeddings: pa.Table) -> dict[str, dict[str, float]]:
-    study = _truth(settings)
+    truth = oracle.truth_of(settings.study)
     paired = paired_vectors(embeddings.filter(pc.equal(embeddings["role"], "test"))).subject_ids
-    if len(paired) < 2 or study is None:
+    if len(paired) < 2 or truth is None:
         return {}
-    return oracle.ceilings(study.read_table("truth.parquet"), paired)
-
-
-def _truth(settings: Config) -> Workspace | None:
-    """Where a synthetic study's truth lies; opened only after the fit, when nothing can be fitted to it any more."""
-    study = Workspace(settings.study.root)
-    return study if settings.study.root and study.exists("truth.parquet") else None
+    return oracle.ceilings(truth, paired)
 
 
 def _nullable(label_S: NDArray[np.int8]) -> list[int | None]:

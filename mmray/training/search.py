@@ -54,12 +54,19 @@ def search(workspace: Workspace, settings: Config, sweep_id: str) -> None:
             _sample, tree=settings.model_dump(mode="json"), folds=tuple(chosen), segments=segments
         )
         with progress.bar("search", asked.samples) as advance:
+            best = -1.0
+
+            def ended(told: dict[str, Any]) -> None:
+                nonlocal best
+                best = max(best, told.get("value", -1.0))
+                advance(1, f"best validation MRR {best:.3f}")
+
             found = tuning.run(
                 fit,
                 {name: _domain(domain) for name, domain in asked.space.items()},
                 settings.model_copy(update={"train": settings.train.model_copy(update={"num_workers": 0})}),
                 folder,
-                [_shown(advance)],
+                ended,
                 num_samples=asked.samples,
                 search_alg=drawn,
                 scheduler=halving if asked.asha else None,
@@ -135,16 +142,3 @@ def _domain(domain: Range | tuple[Any, ...]) -> Any:
 
 def _first(domain: Range | tuple[Any, ...]) -> Any:
     return domain.low if isinstance(domain, Range) else domain[0]
-
-
-def _shown(advance: progress.Advance) -> Any:
-    from ray import tune
-
-    class Shown(tune.Callback):
-        best = -1.0
-
-        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self.best = max(self.best, trial.last_result.get("value", -1.0))
-            advance(1, f"best validation MRR {self.best:.3f}")
-
-    return Shown()

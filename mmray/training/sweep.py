@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -31,7 +30,7 @@ from mmray.evaluation.table import number, p_text
 from mmray.evaluation.trials import Plan, Planned
 from mmray.features.table import Segments
 from mmray.models.system import System
-from mmray.recordings import splits
+from mmray.recordings import oracle, splits
 from mmray.storage import Workspace
 from mmray.training import loop, pbt, results, search, structure, tracking, trainer, trial, tuning
 from mmray.training.checkpoint import Checkpoint, EpochRecord
@@ -204,7 +203,9 @@ def _population(settings: Config, data: str, fold: int, seed: int) -> Spec:
 
 def summarise(workspace: Workspace, settings: Config, plan: Plan) -> SweepSummary:
     """Pool the trials; a failed one is named, and its variant marked."""
-    found = study.pool(plan, trials.read(workspace, plan), settings.evaluate, settings.seed, _truth(settings))
+    found = study.pool(
+        plan, trials.read(workspace, plan), settings.evaluate, settings.seed, oracle.truth_of(settings.study)
+    )
     return SweepSummary(
         plan.sweep_id,
         workspace.root,
@@ -219,11 +220,6 @@ def summarise(workspace: Workspace, settings: Config, plan: Plan) -> SweepSummar
 
 def _plain(variant: str) -> str:
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in variant)
-
-
-def _truth(settings: Config) -> pa.Table | None:
-    place = Workspace(settings.study.root)
-    return place.read_table("truth.parquet") if settings.study.root and place.exists("truth.parquet") else None
 
 
 def _fit_all(workspace: Workspace, settings: Config, plan: Plan, missing: list[Spec], done: int) -> None:
@@ -245,8 +241,15 @@ def _fit_all(workspace: Workspace, settings: Config, plan: Plan, missing: list[S
                 segments=segments,
             )
             space = {"position": tune.grid_search(list(range(len(missing))))}
-            shown = _shown(advance, lambda trial_id: _track(workspace, settings, plan, trial_id))
-            found = tuning.run(fit, space, settings, folder, [shown])
+            best = (-1.0, "")
+
+            def ended(told: dict[str, Any]) -> None:
+                nonlocal best
+                _track(workspace, settings, plan, told["trial"])
+                best = max(best, (told["validation_mrr"] or -1.0, told["variant"]))
+                advance(1, f"best validation MRR {best[0]:.3f}, {best[1]}")
+
+            found = tuning.run(fit, space, settings, folder, ended)
     lost = len(plan.trials) - len(trials.finished(workspace, plan.sweep_id))
     how_on = "`mmray sweep --resume` goes on with these; `mmray compare` reports what is there"
     tuning.require_all(lost, len(plan.trials), found, "sweep", how_on)
@@ -300,22 +303,3 @@ def _track(workspace: Workspace, settings: Config, plan: Plan, trial_id: str) ->
     with tracking.tracked(workspace, fitted_with, "sweeps", plan.sweep_id, trial_id) as track:
         for record in row["history"] or []:
             track(EpochRecord(**record))
-
-
-def _shown(advance: progress.Advance, ended: Callable[[str], None]) -> Any:
-    """Tune's word that a fit ended, as a step of the bar with the best so far."""
-    from ray import tune
-
-    class Shown(tune.Callback):
-        best: tuple[float, str] | None = None
-
-        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            told = trial.last_result
-            if told.get("validation_mrr") is not None:
-                mine = (told["validation_mrr"], told["variant"])
-                self.best = max(self.best or mine, mine)
-            if "trial" in told:
-                ended(told["trial"])
-            advance(1, f"best validation MRR {self.best[0]:.3f}, {self.best[1]}" if self.best else "")
-
-    return Shown()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,7 +29,14 @@ def folder() -> Iterator[str]:
         shutil.rmtree(made, ignore_errors=True)
 
 
-def run(fit: Any, space: dict[str, Any], settings: Config, folder: str, callbacks: list[Any], **how: Any) -> Any:
+def run(
+    fit: Any,
+    space: dict[str, Any],
+    settings: Config,
+    folder: str,
+    ended: Callable[[dict[str, Any]], None],
+    **how: Any,
+) -> Any:
     """Tune a function over a space, as many at once as there are cores for, and return Tune's results.
 
     A fit has one CPU; one that asks for several workers has none itself, and its workers take theirs.
@@ -38,12 +45,17 @@ def run(fit: Any, space: dict[str, Any], settings: Config, folder: str, callback
         fit: a function trainable.
         space: Tune's param_space.
         folder: from `folder`.
+        ended: called here with what a fit reported last, as each ends.
         how: further fields of TuneConfig.
 
     Raises:
         ResourceError: the cluster has no room for one fit.
     """
     from ray import tune
+
+    class _Ended(tune.Callback):
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            ended(trial.last_result or {})
 
     workers, cpus = settings.train.num_workers, settings.cluster.worker_cpus
     if workers:
@@ -60,7 +72,7 @@ def run(fit: Any, space: dict[str, Any], settings: Config, folder: str, callback
             storage_path=folder,
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
-            callbacks=callbacks,
+            callbacks=[_Ended()],
         ),
     ).fit()
 
