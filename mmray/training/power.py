@@ -213,11 +213,15 @@ def _fit_all(
             todo=todo,
             segments=segments,
         )
-        space = {"position": tune.grid_search(list(range(len(todo))))}
-        found = tuning.run(fit, space, asked.settings, folder, lambda told: advance(1))
-    kept = set(workspace.names("power", power_id, "fits"))
-    lost = sum(_name(asked.coupling, asked.number, *one) not in kept for one in todo)
-    tuning.require_all(lost, len(todo), found, "power", "the same command goes on with these")
+        tuning.run_all(
+            [_name(asked.coupling, asked.number, *one) for one in todo],
+            lambda: set(workspace.names("power", power_id, "fits")),
+            lambda left: tuning.run(
+                fit, {"position": tune.grid_search(left)}, asked.settings, folder, lambda told: advance(1)
+            ),
+            "power",
+            "the same command goes on with these",
+        )
 
 
 def _fit(

@@ -240,7 +240,6 @@ def _fit_all(workspace: Workspace, settings: Config, plan: Plan, missing: list[S
                 sweep_id=plan.sweep_id,
                 segments=segments,
             )
-            space = {"position": tune.grid_search(list(range(len(missing))))}
             best = (-1.0, "")
 
             def ended(told: dict[str, Any]) -> None:
@@ -249,10 +248,13 @@ def _fit_all(workspace: Workspace, settings: Config, plan: Plan, missing: list[S
                 best = max(best, (told["validation_mrr"] or -1.0, told["variant"]))
                 advance(1, f"best validation MRR {best[0]:.3f}, {best[1]}")
 
-            found = tuning.run(fit, space, settings, folder, ended)
-    lost = len(plan.trials) - len(trials.finished(workspace, plan.sweep_id))
-    how_on = "`mmray sweep --resume` goes on with these; `mmray compare` reports what is there"
-    tuning.require_all(lost, len(plan.trials), found, "sweep", how_on)
+            tuning.run_all(
+                [spec.trial_id for spec in missing],
+                lambda: trials.finished(workspace, plan.sweep_id),
+                lambda left: tuning.run(fit, {"position": tune.grid_search(left)}, settings, folder, ended),
+                "sweep",
+                "`mmray sweep --resume` goes on with these; `mmray compare` reports what is there",
+            )
 
 
 def _trial(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -77,19 +77,32 @@ def run(
     ).fit()
 
 
-def require_all(lost: int, planned: int, found: Any, stage: str, how_on: str) -> None:
-    """Say so where fits ended without leaving their row: their process died, or somebody stopped the run.
+def run_all(
+    names: Sequence[str], kept: Callable[[], set[str]], run_some: Callable[[list[int]], Any], stage: str, how_on: str
+) -> None:
+    """Run fits until each has left its result, a few times at most.
+
+    Tune tries a fit again whose process dies while it runs, but not one whose process was reused and died before it got
+    there. Results on disk say what is left, whatever the reason.
 
     Args:
-        lost: fits without a row, of `planned`.
-        found: what `run` returned.
-        how_on: how to go on.
+        names: of the fits.
+        kept: names of the results that are there.
+        run_some: runs the fits at these positions, and returns what `run` does.
+        stage: who asks.
+        how_on: how a user goes on with what is left.
 
     Raises:
-        ResourceError: there is any.
+        ResourceError: some fits never left a result, or somebody stopped the run.
     """
-    if lost:
-        reason = str(found.errors[0]).strip().splitlines()[-1] if found.errors else "it was stopped"
-        raise ResourceError(
-            f"{stage}: {lost} of {planned} fits ended without a result ({reason}); the others are kept, and {how_on}"
-        )
+    for _ in range(1 + MAX_FAILURES):
+        found = run_some([position for position, name in enumerate(names) if name not in kept()])
+        lost = len(set(names) - kept())
+        if not lost:
+            return
+        if not found.errors:
+            break  # by hand
+    reason = str(found.errors[0]).strip().splitlines()[-1] if found.errors else "it was stopped"
+    raise ResourceError(
+        f"{stage}: {lost} of {len(names)} fits ended without a result ({reason}); the others are kept, and {how_on}"
+    )
