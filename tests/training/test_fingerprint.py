@@ -121,15 +121,21 @@ def test_a_split_by_segments_finds_every_partner_where_nothing_is_shared(fingerp
 
 @SYSTEMS
 def test_a_split_by_subjects_stays_inside_chances_band_on_the_same_recordings(fingerprints, name):
+    """The 99.9 % band: two systems draw six figures, and one of six leaves its 95 % band in a fourth of sound draws.
+
+    What has been seen has p = 1 / 5000 here, as the split by segments shows.
+    """
     settings = settings_of(name)
     rows = []
     for number, fold in enumerate(make_folds(recordings(fingerprints), settings.split)):
         of_fold = settings.model_copy(update={"train": settings.train.model_copy(update={"fold": number})})
         rows.append(trial.run(of_fold, fingerprints, fold, 2, trial_id=str(number), variant=name))
     assert [row["error"] for row in rows] == [None] * 3
-    figures = pooled.pool([trials.tested(row) for row in rows], settings.evaluate, settings.seed, {})
+    evaluate = settings.evaluate.model_copy(update={"permutations": 4999})
+    figures = pooled.pool([trials.tested(row) for row in rows], evaluate, settings.seed, {})
     told = [f for f in figures if f.metric in ("R@1", "balanced_accuracy")]
     for f in told:
-        print(f"{name}, by subjects: {f.direction} {f.metric} {f.value:.3f}, band {f.band_low:.3f}-{f.band_high:.3f}")
+        band = f"95 % of chance {f.band_low:.3f}-{f.band_high:.3f}, p {f.p_value:.4f}"
+        print(f"{name}, by subjects: {f.direction} {f.metric} {f.value:.3f}, {band}")
     assert [f.subjects for f in told] == [PEOPLE] * 3
-    assert [f for f in told if not f.band_low <= f.value <= f.band_high] == []
+    assert [f for f in told if f.p_value <= 0.001] == []
