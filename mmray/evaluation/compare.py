@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
-import yaml
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -100,7 +99,7 @@ def compare(settings: Config, sweeps: list[str] | None = None) -> CompareSummary
             f"compare: no fit of sweep {', '.join(sweep_ids)} finished, so there is nothing to report"
             f"{f' ({len(rows)} failed: {reasons})' if rows else ''}; go on with it: mmray sweep --resume"
         )
-    made = {sweep_id: _settings(workspace, sweep_id) for sweep_id in sweep_ids}
+    made = {sweep_id: trials.read_settings(workspace, sweep_id) for sweep_id in sweep_ids}
     own = next(iter(made.values()))
     variants = len({one.variant for one in plan.trials})
     with progress.bar("compare", variants + 2) as advance:
@@ -173,14 +172,6 @@ def _pooled(workspace: Workspace, sweep_ids: list[str]) -> tuple[Plan, list[Row]
             rows[row["trial_id"]] = row
     planned = {one.trial_id: one for plan in plans for one in plan.trials}
     return replace(first, trials=tuple(planned.values())), list(rows.values())
-
-
-def _settings(workspace: Workspace, sweep_id: str) -> Config:
-    text = workspace.read_bytes("sweeps", sweep_id, "config.yaml")
-    try:
-        return config.from_dict({**yaml.safe_load(text), "workspace": workspace.root})
-    except (yaml.YAMLError, TypeError) as error:
-        raise WorkspaceError(f"compare: sweeps/{sweep_id}/config.yaml is damaged ({error})") from error
 
 
 def _search(workspace: Workspace, sweep_ids: list[str]) -> Tables:

@@ -6,13 +6,15 @@ folder as one table.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import yaml
 
+from mmray import config
+from mmray.config import Config
 from mmray.errors import WorkspaceError
 from mmray.evaluation.pooled import Tested
 from mmray.schema import MODALITIES
@@ -113,6 +115,23 @@ def read_plan(workspace: Workspace, sweep_id: str) -> Plan:
         ) from error
 
 
+def read_settings(workspace: Workspace, sweep_id: str) -> Config:
+    """The settings that a sweep was planned with, in the workspace that it lies in now.
+
+    Raises:
+        WorkspaceError: its config.yaml is missing or damaged.
+        ConfigError: it holds a setting that this version does not know.
+    """
+    text = workspace.read_bytes("sweeps", sweep_id, "config.yaml")
+    try:
+        return config.from_dict({**yaml.safe_load(text), "workspace": workspace.root})
+    except (yaml.YAMLError, TypeError) as error:
+        raise WorkspaceError(
+            f"workspace {workspace.root}: sweeps/{sweep_id}/config.yaml is damaged ({error}); run `mmray sweep` with "
+            "its config again"
+        ) from error
+
+
 def newest(workspace: Workspace) -> str:
     """Id of the sweep whose plan was written last.
 
@@ -144,13 +163,9 @@ def read(workspace: Workspace, plan: Plan) -> list[Row]:
     Raises:
         WorkspaceError: a file is damaged.
     """
-    there = finished(workspace, plan.sweep_id)
-    return _rows(workspace, plan.sweep_id, (one.trial_id for one in plan.trials if one.trial_id in there))
-
-
-def _rows(workspace: Workspace, sweep_id: str, trial_ids: Iterable[str]) -> list[Row]:
-    place = ("sweeps", sweep_id, "trials.parquet")
-    tables = [workspace.read_table(*place, f"{trial_id}.parquet") for trial_id in trial_ids]
+    there, place = finished(workspace, plan.sweep_id), ("sweeps", plan.sweep_id, "trials.parquet")
+    wanted = (one.trial_id for one in plan.trials if one.trial_id in there)
+    tables = [workspace.read_table(*place, f"{trial_id}.parquet") for trial_id in wanted]
     rows: list[Row] = pa.concat_tables(tables).to_pylist() if tables else []
     return rows
 

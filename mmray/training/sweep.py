@@ -14,7 +14,6 @@ from typing import Any
 
 import pyarrow as pa
 import torch
-import yaml
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -146,8 +145,7 @@ def resume(root: str) -> SweepSummary:
     """
     workspace = Workspace(root)
     sweep_id = trials.newest(workspace)
-    text = workspace.read_bytes("sweeps", sweep_id, "config.yaml").decode()
-    settings = config.from_dict({**yaml.safe_load(text), "workspace": root})
+    settings = trials.read_settings(workspace, sweep_id)
     plan, _ = grid(workspace, settings)
     if plan.sweep_id != sweep_id:
         raise WorkspaceError(
