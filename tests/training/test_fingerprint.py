@@ -121,7 +121,7 @@ def test_a_split_by_segments_finds_every_partner_where_nothing_is_shared(fingerp
 
 @SYSTEMS
 def test_a_split_by_subjects_stays_inside_chances_band_on_the_same_recordings(fingerprints, name):
-    """The 99.9 % band: two systems draw six figures, and one of six leaves its 95 % band in a fourth of sound draws.
+    """Chance at 5 % over the six figures that two systems draw: of six 95 % bands one is left in every fourth draw.
 
     What has been seen has p = 1 / 5000 here, as the split by segments shows.
     """
@@ -138,4 +138,4 @@ def test_a_split_by_subjects_stays_inside_chances_band_on_the_same_recordings(fi
         band = f"95 % of chance {f.band_low:.3f}-{f.band_high:.3f}, p {f.p_value:.4f}"
         print(f"{name}, by subjects: {f.direction} {f.metric} {f.value:.3f}, {band}")
     assert [f.subjects for f in told] == [PEOPLE] * 3
-    assert [f for f in told if f.p_value <= 0.001] == []
+    assert [f for f in told if f.p_value <= 0.05 / 6] == []
