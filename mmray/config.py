@@ -82,6 +82,15 @@ class EEG(Section):
     segment_s: Positive = Field(4.0, description="length of a segment, s")
     reject_uv: Positive = Field(200.0, description="median over electrodes of the peak-to-peak range; more is rejected")
     max_bad_fraction: Fraction = Field(0.25, description="a recording with more bad electrodes is quarantined")
+    ica: bool = Field(
+        False,
+        description="take out independent components that ICLabel calls eye, muscle, heart, mains or channel noise"
+        "; needs the extra [ica]",
+    )
+    autoreject: bool = Field(
+        False,
+        description="judge each segment sensor by sensor and mend it, before reject_uv; needs the extra [autoreject]",
+    )
     similarity: Similarity = Field("pearson", description="what makes two electrodes neighbours")
     neighbours: int = Field(8, ge=1, le=127, description="k, edges kept a node")
 
@@ -99,6 +108,9 @@ class Audio(Section):
     segment_s: Positive = Field(4.0, description="length of a segment, s; a shorter clip is quarantined")
     nodes: int = Field(32, ge=4, description="time frames a segment")
     trim_db: float | None = Field(40.0, description="silence at the ends this far below the peak is cut; null: none")
+    min_active: Fraction = Field(
+        0.0, description="a segment with a smaller share of speech is dropped (ITU-T P.56); 0: all are kept"
+    )
     mels: int = Field(40, ge=8, description="mel bands")
     mfcc: int = Field(13, ge=2, description="cepstral coefficients, mean and SD of each")
     f0_min_hz: Positive = Field(65.0, description="lowest voice pitch looked for")

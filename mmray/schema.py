@@ -64,8 +64,38 @@ def recordings_of(table: pa.Table) -> list[Recording]:
 
 QUALITY: dict[Modality, tuple[str, ...]] = {
     "eeg": ("quality_bad_channels", "quality_peak_to_peak_uv", "quality_kept_fraction"),
-    "audio": ("quality_voiced_fraction", "quality_clipped_fraction", "quality_level_dbfs"),
+    "audio": (
+        "quality_voiced_fraction",
+        "quality_active_fraction",
+        "quality_clipped_fraction",
+        "quality_level_dbfs",
+        "quality_snr_db",
+    ),
 }
+
+# features/<digest>/quality.parquet: what was decided about each prepared recording. Null: not of this modality, or not
+# to be told.
+DECISIONS = pa.schema(
+    [
+        pa.field("recording_id", pa.string(), nullable=False),
+        pa.field("subject_id", pa.string(), nullable=False),
+        pa.field("modality", pa.string(), nullable=False),
+        pa.field("duration_s", pa.float64(), nullable=False),  # as recorded
+        pa.field("sampling_rate_hz", pa.float64(), nullable=False),  # as recorded
+        pa.field("segments", pa.int32(), nullable=False),  # cut
+        pa.field("kept", pa.int32(), nullable=False),  # of them, neither rejected nor dropped
+        pa.field("bad_channels", pa.list_(pa.struct([("name", pa.string()), ("why", pa.string())]))),  # interpolated
+        pa.field("components_removed", pa.list_(pa.string())),  # by ICA, what ICLabel called them
+        pa.field("peak_to_peak_uv", pa.float64()),  # median over segments, before rejection
+        pa.field("mains_db", pa.float64()),  # over their neighbourhood, before the notch
+        pa.field("trimmed_s", pa.float64()),  # silence cut at both ends
+        pa.field("active_fraction", pa.float64()),  # share of the clip that is speech (ITU-T P.56)
+        pa.field("clipped_fraction", pa.float64()),
+        pa.field("level_dbfs", pa.float64()),  # while speaking
+        pa.field("peak_dbfs", pa.float64()),
+        pa.field("snr_db", pa.float64()),  # level while speaking over the power of the rest
+    ]
+)
 
 
 def features_schema(modality: Modality, nodes: int, width: int, neighbours: int) -> pa.Schema:

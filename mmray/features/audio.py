@@ -37,6 +37,10 @@ class Frames(NamedTuple):
     harmonicity_SNJ: Array  # 0 noise to 1 periodic
     energy_SNJ: Array  # log power over the clip's loudness
 
+    def take(self, kept_S: NDArray[np.bool_]) -> Frames:
+        """Those of some segments."""
+        return self if kept_S.all() else Frames(*(value_SNJ[kept_S] for value_SNJ in self))
+
     @property
     def voiced_SNJ(self) -> NDArray[np.bool_]:
         """Frames with a pitch."""

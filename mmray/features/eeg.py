@@ -9,7 +9,6 @@ import difflib
 import warnings
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +26,6 @@ FEATURES = (*(f"de_{band}" for band in BANDS_HZ), "log_activity", "mobility_hz",
 
 _FILTER_ORDER = 4
 _NOTCH_QUALITY = 25.0  # 50 Hz / 25: 2 Hz wide
-_BAD_Z = 5.0  # robust z of log variance and of high-frequency noise (PREP, doi 10.3389/fninf.2015.00016)
-_BAD_CORRELATION = 0.3
 _VARIANCE_FLOOR_UV2 = 1e-4
 
 
@@ -127,100 +124,11 @@ def band_pass(data_NT: NDArray[np.float64], sampling_rate_hz: float, spans: Span
     return filtered_NT
 
 
-def bad_channels(
-    data_NT: NDArray[np.float64], filtered_NT: Array, sampling_rate_hz: float, spans: Spans
-) -> NDArray[np.bool_]:
-    """Electrodes that carry no brain signal, N booleans (after PREP, Bigdely-Shamlo et al. 2015).
-
-    Bad is: not finite, flat, a log variance or a high-frequency noise far from the other electrodes' (robust z > 5), or
-    in most windows a correlation below 0.3 with every other electrode.
-
-    Args:
-        data_NT: volts, before the filter.
-        filtered_NT: the same, filtered, microvolts.
-    """
-    used_T = np.zeros(data_NT.shape[1], dtype=bool)
-    for start, stop in spans:
-        used_T[start:stop] = True
-    bad_N: NDArray[np.bool_] = np.logical_not(np.isfinite(data_NT[:, used_T]).all(axis=1))
-    variance_N = filtered_NT[:, used_T].var(1)
-    typical = np.median(variance_N[~bad_N]) if not bad_N.all() else 0.0
-    bad_N |= variance_N <= max(1e-6 * typical, 1e-12)
-    if (~bad_N).sum() < 4:
-        return bad_N  # too few to tell an odd one out
-    with np.errstate(invalid="ignore"):
-        # second difference: a high-pass that costs nothing; the join of two spans is two samples in thousands
-        noise_N = np.array([np.median(np.abs(np.diff(row[used_T], 2))) for row in data_NT])
-    good = ~bad_N
-    bad_N[good] |= np.abs(_robust_z(np.log(variance_N[good]))) > _BAD_Z
-    bad_N[good] |= _robust_z(np.log(np.maximum(noise_N[good], 1e-15))) > _BAD_Z
-    good = ~bad_N
-    if good.sum() >= 4:
-        bad_N[good] |= _best_correlation(filtered_NT[good], sampling_rate_hz, spans) < _BAD_CORRELATION
-    return bad_N
-
-
-def _robust_z(value_N: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
-    centred_N = value_N - np.median(value_N)
-    # MAD to SD; the floor keeps near-equal electrodes from being called outliers of one another
-    z_N: NDArray[np.floating[Any]] = centred_N / max(1.4826 * float(np.median(np.abs(centred_N))), 0.1)
-    return z_N
-
-
-def _best_correlation(filtered_NT: Array, sampling_rate_hz: float, spans: Spans) -> NDArray[np.floating[Any]]:
-    """Median over windows of each electrode's largest |r| with another."""
-    # seconds of signal, else two unrelated electrodes correlate by chance
-    window = max(2, min(round(4 * sampling_rate_hz), max(stop - start for start, stop in spans)))
-    starts = segment_starts(spans, window)
-    starts = starts[:: max(1, len(starts) // 30)]  # two minutes tell as much as all
-    windows_SNT = cut(filtered_NT, starts, window)
-    windows_SNT = windows_SNT - windows_SNT.mean(-1, keepdims=True)
-    windows_SNT /= np.maximum(np.linalg.norm(windows_SNT, axis=-1, keepdims=True), 1e-12)
-    r_SNN = np.abs(windows_SNT @ windows_SNT.swapaxes(1, 2))
-    r_SNN[:, np.arange(len(filtered_NT)), np.arange(len(filtered_NT))] = 0
-    best_N: NDArray[np.floating[Any]] = np.median(r_SNN.max(-1), axis=0)
-    return best_N
-
-
-def interpolate(data_NT: Array, bad_N: NDArray[np.bool_], position_N3: NDArray[np.float64]) -> Array:
-    """Replace bad electrodes by a spherical spline through the good ones, in place (Perrin et al. 1989).
-
-    doi 10.1016/0013-4694(89)90180-6, with stiffness 4, 50 Legendre terms and regularisation 1e-5 as in mne.
-    """
-    if not bad_N.any():
-        return data_NT
-    direction_N3 = position_N3 - sphere_centre(position_N3)
-    direction_N3 = direction_N3 / np.linalg.norm(direction_N3, axis=1, keepdims=True)
-    good_G3, bad_B3 = direction_N3[~bad_N], direction_N3[bad_N]
-    goods = len(good_G3)
-    system = np.ones((goods + 1, goods + 1))
-    system[:goods, :goods] = _spline(good_G3 @ good_G3.T) + 1e-5 * np.eye(goods)
-    system[goods, goods] = 0
-    target = np.hstack([_spline(bad_B3 @ good_G3.T), np.ones((len(bad_B3), 1))])
-    weight_BG = (target @ np.linalg.pinv(system))[:, :goods]
-    data_NT[bad_N] = weight_BG.astype(np.float32) @ data_NT[~bad_N]
-    return data_NT
-
-
-def _spline(cosine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """g(x) of Perrin's equation 3."""
-    n = np.arange(1, 51)
-    coefficients = np.concatenate([[0.0], (2 * n + 1) / (n**4.0 * (n + 1) ** 4.0) / (4 * np.pi)])
-    value: NDArray[np.float64] = np.polynomial.legendre.legval(np.clip(cosine, -1, 1), coefficients)
-    return value
-
-
 def sphere_centre(position_N3: NDArray[np.float64]) -> NDArray[np.float64]:
     """Centre, 3, of the least-squares sphere through N points: |p|^2 = 2 c.p + (r^2 - |c|^2)."""
     design = np.hstack([2 * position_N3, np.ones((len(position_N3), 1))])
     solution: NDArray[np.float64] = np.linalg.lstsq(design, (position_N3**2).sum(1), rcond=None)[0]
     return solution[:3]
-
-
-def average_reference(data_NT: Array) -> Array:
-    """Subtract the mean over electrodes, in place."""
-    data_NT -= data_NT.mean(0)
-    return data_NT
 
 
 def segment_starts(spans: Spans, length: int) -> NDArray[np.int64]:
@@ -233,12 +141,6 @@ def cut(data_NT: Array, start_S: NDArray[np.int64], length: int) -> Array:
     """Segments S x N x length."""
     view = np.lib.stride_tricks.sliding_window_view(data_NT, length, axis=1)
     return np.ascontiguousarray(view[:, start_S].swapaxes(0, 1))
-
-
-def peak_to_peak(signal_SNT: Array) -> Array:
-    """Median over electrodes of each segment's peak-to-peak range, S values, microvolts."""
-    range_S: Array = np.median(np.ptp(signal_SNT, axis=-1), axis=1)
-    return range_S
 
 
 def node_features(signal_SNT: Array, sampling_rate_hz: float, config: EEG) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,12 +12,34 @@ from numpy.typing import NDArray
 
 from mmray.config import EEG, Audio, Features
 from mmray.errors import ConfigError, RecordingError
-from mmray.features import audio, eeg, quality
+from mmray.features import artefacts, audio, cleaning, eeg, quality, speech
 from mmray.graphs import similarity
 from mmray.recordings import signals
 from mmray.schema import Modality, Recording, features_schema
 
 Columns = dict[str, NDArray[Any]]
+DECISIONS_KEY = b"mmray.decisions"  # of a part's metadata: what was decided about the recording, as JSON
+
+
+@dataclass(frozen=True)
+class CleanEEG:
+    """A recording cut into segments, filtered and mended, and what was decided on the way.
+
+    Attributes:
+        signal_SNT: microvolts, the segments that were kept.
+        why_N: of a bad electrode what is wrong with it (see `cleaning.bad_channels`), else empty.
+        start_S: first samples of all segments that were cut; `range_S` their peak-to-peak ranges, `kept_S` which stay.
+        removed: labels of the components taken out.
+        mains_db: see `cleaning.mains_db`.
+    """
+
+    signal_SNT: eeg.Array
+    why_N: NDArray[np.str_]
+    start_S: NDArray[np.int64]
+    range_S: eeg.Array
+    kept_S: NDArray[np.bool_]
+    removed: tuple[str, ...]
+    mains_db: float | None
 
 
 def shape(modality: Modality, config: Features) -> tuple[int, int]:
@@ -38,7 +62,7 @@ def shape(modality: Modality, config: Features) -> tuple[int, int]:
 
 
 def extract(recording: Recording, config: Features, source_sha256: str | None = None) -> pa.Table:
-    """Segment graphs of one recording, rows in time order, schema features_schema.
+    """Segment graphs of one recording, rows in time order, schema features_schema; `decisions` reads what was decided.
 
     Args:
         source_sha256: the file's content hash where the caller has it already.
@@ -52,9 +76,9 @@ def extract(recording: Recording, config: Features, source_sha256: str | None = 
     section = config.eeg if modality == "eeg" else config.audio
     try:
         if modality == "eeg":
-            columns = _eeg(signals.read_eeg(recording, config.eeg.scale_to_volts), config.eeg)
+            columns, decided = _eeg(signals.read_eeg(recording, config.eeg.scale_to_volts), config.eeg)
         else:
-            columns = _audio(signals.read_audio(recording), config.audio)
+            columns, decided = _audio(signals.read_audio(recording), config.audio)
     except RecordingError as error:
         if recording.path in str(error):
             raise
@@ -75,7 +99,14 @@ def extract(recording: Recording, config: Features, source_sha256: str | None = 
         "source_sha256": [source_sha256 or signals.content_sha256(recording.path)] * rows,
     }
     schema = features_schema(modality, nodes, width, section.neighbours)
-    return pa.table([_column(filled[field.name], field.type) for field in schema], schema=schema)
+    table = pa.table([_column(filled[field.name], field.type) for field in schema], schema=schema)
+    return table.replace_schema_metadata({DECISIONS_KEY: json.dumps(decided)})
+
+
+def decisions(metadata: dict[bytes, bytes] | None) -> quality.Decisions | None:
+    """What was decided about the recording of a part, from its schema or its file; None: it is not told."""
+    told: quality.Decisions | None = json.loads((metadata or {}).get(DECISIONS_KEY, b"null"))
+    return told
 
 
 def _column(value: Any, kind: pa.DataType) -> pa.Array:
@@ -84,7 +115,41 @@ def _column(value: Any, kind: pa.DataType) -> pa.Array:
     return pa.array(value, type=kind)
 
 
-def _eeg(raw: signals.EEGSignal, config: EEG) -> Columns:
+def _eeg(raw: signals.EEGSignal, config: EEG) -> tuple[Columns, quality.Decisions]:
+    names, rate = eeg.node_names(config), raw.sampling_rate_hz
+    position_N3 = eeg.positions(config.montage, names)
+    clean = clean_eeg(raw, config)
+    x_SND = eeg.node_features(clean.signal_SNT, rate, config)
+    alike_SNN = similarity.similarity(config.similarity, x_SND, clean.signal_SNT, position_N3)
+    neighbour_SNK, weight_SNK = similarity.top_k(alike_SNN, config.neighbours)
+    bad_N = clean.why_N != ""
+    columns: Columns = {
+        "start_s": clean.start_S[clean.kept_S] / rate,
+        "x": x_SND,
+        "neighbour": neighbour_SNK,
+        "weight": weight_SNK,
+        **quality.eeg(bad_N, clean.range_S, clean.kept_S),
+    }
+    decided = {
+        "duration_s": raw.data_CT.shape[1] / rate,
+        "sampling_rate_hz": rate,
+        "segments": len(clean.kept_S),
+        "kept": int(clean.kept_S.sum()),
+        "bad_channels": [{"name": names[n], "why": str(clean.why_N[n])} for n in np.flatnonzero(bad_N)],
+        "components_removed": list(clean.removed),
+        "peak_to_peak_uv": float(np.median(clean.range_S)),
+        "mains_db": clean.mains_db,
+    }
+    return columns, decided
+
+
+def clean_eeg(raw: signals.EEGSignal, config: EEG) -> CleanEEG:
+    """Select, filter, mend and cut a recording, and reject what cannot be used.
+
+    Raises:
+        RecordingError: an electrode is not there, too many are bad, or no segment is left.
+        ConfigError: the settings fit no recording, or want an extra that is not installed.
+    """
     rate, spans = raw.sampling_rate_hz, raw.spans
     names = eeg.node_names(config)
     position_N3 = eeg.positions(config.montage, names)
@@ -98,50 +163,67 @@ def _eeg(raw: signals.EEGSignal, config: EEG) -> Columns:
             "lower features.eeg.segment_s"
         )
     filtered_NT = eeg.band_pass(data_NT, rate, spans, config)
-    bad_N = eeg.bad_channels(data_NT, filtered_NT, rate, spans)
+    why_N = cleaning.bad_channels(data_NT, filtered_NT, rate, spans)
+    bad_N = why_N != ""
     if bad_N.mean() > config.max_bad_fraction or bad_N.all():
-        bad_names = [name for name, bad in zip(names, bad_N, strict=True) if bad]
+        bad_names = [f"{name} {why}" for name, why in zip(names, why_N, strict=True) if why]
         raise RecordingError(
             f"{len(bad_names)} of {len(names)} electrodes are bad ({', '.join(bad_names[:4])}, ...), more than "
             f"features.eeg.max_bad_fraction={config.max_bad_fraction:g} allows"
         )
-    filtered_NT = eeg.average_reference(eeg.interpolate(filtered_NT, bad_N, position_N3))
+    removed: tuple[str, ...] = ()
+    if config.ica:
+        filtered_NT, removed = artefacts.remove_components(filtered_NT, bad_N, rate, spans, position_N3)
+    filtered_NT = cleaning.average_reference(cleaning.interpolate(filtered_NT, bad_N, position_N3))
     signal_SNT = eeg.cut(filtered_NT, start_S, length)
-    range_S = eeg.peak_to_peak(signal_SNT)
-    kept_S = range_S <= config.reject_uv
+    mendable_S = np.ones(len(signal_SNT), dtype=bool)
+    if config.autoreject:
+        signal_SNT, mendable_S = artefacts.repair_segments(signal_SNT, rate, position_N3)
+    range_S = cleaning.peak_to_peak(signal_SNT)
+    kept_S = mendable_S & (range_S <= config.reject_uv)
     if not kept_S.any():
         raise RecordingError(
             f"each of its {len(kept_S)} segments exceeds features.eeg.reject_uv={config.reject_uv:g} "
             f"(median {np.median(range_S):.0f} uV); check scale_to_volts, or raise reject_uv"
         )
-    signal_SNT = signal_SNT[kept_S]
-    x_SND = eeg.node_features(signal_SNT, rate, config)
-    alike_SNN = similarity.similarity(config.similarity, x_SND, signal_SNT, position_N3)
-    neighbour_SNK, weight_SNK = similarity.top_k(alike_SNN, config.neighbours)
-    return {
-        "start_s": start_S[kept_S] / rate,
-        "x": x_SND,
-        "neighbour": neighbour_SNK,
-        "weight": weight_SNK,
-        **quality.eeg(bad_N, range_S, kept_S),
-    }
+    mains_db = cleaning.mains_db(data_NT, rate, spans, config.line_hz)
+    return CleanEEG(signal_SNT[kept_S], why_N, start_S, range_S, kept_S, removed, mains_db)
 
 
-def _audio(raw: signals.AudioSignal, config: Audio) -> Columns:
+def _audio(raw: signals.AudioSignal, config: Audio) -> tuple[Columns, quality.Decisions]:
     rate = config.sampling_rate_hz
-    wave_T = audio.resample(audio.mono(raw.data_CT), raw.sampling_rate_hz, rate)
-    start, stop = audio.speech_range(wave_T, rate, config.trim_db)
+    whole_T = audio.resample(audio.mono(raw.data_CT), raw.sampling_rate_hz, rate)
+    start, stop = audio.speech_range(whole_T, rate, config.trim_db)
     segments = audio.segment_count(stop - start, config)
-    wave_T = audio.normalise_loudness(wave_T[start:stop], rate)
-    frames = audio.analyse(wave_T, segments, config)
+    spoken = speech.active_speech(whole_T, rate)
+    start_s_S = start / rate + np.arange(segments) * config.segment_s
+    kept_S = quality.active(spoken, start_s_S, config.segment_s) >= config.min_active
+    if not kept_S.any():
+        raise RecordingError(
+            f"none of its {segments} segments holds as much speech as features.audio.min_active={config.min_active:g}"
+        )
+    wave_T = audio.normalise_loudness(whole_T[start:stop], rate)
+    frames = audio.analyse(wave_T, segments, config).take(kept_S)
     x_SND = audio.node_features(frames, config.mfcc)
     neighbour_SNK, weight_SNK = similarity.top_k(similarity.similarity(config.similarity, x_SND), config.neighbours)
-    start_s_S = start / rate + np.arange(segments) * config.segment_s
-    raw_start_S = np.rint(start_s_S * raw.sampling_rate_hz).astype(np.int64)
-    return {
+    start_s_S = start_s_S[kept_S]
+    columns: Columns = {
         "start_s": start_s_S,
         "x": x_SND,
         "neighbour": neighbour_SNK,
         "weight": weight_SNK,
-        **quality.audio(frames.voiced_SNJ, raw.data_CT, raw_start_S, round(config.segment_s * raw.sampling_rate_hz)),
+        **quality.audio(frames.voiced_SNJ, spoken, start_s_S, config.segment_s, raw.data_CT, raw.sampling_rate_hz),
     }
+    decided = {
+        "duration_s": raw.data_CT.shape[1] / raw.sampling_rate_hz,
+        "sampling_rate_hz": raw.sampling_rate_hz,
+        "segments": segments,
+        "kept": int(kept_S.sum()),
+        "trimmed_s": (len(whole_T) - (stop - start)) / rate,
+        "active_fraction": float(spoken.active_F.mean()),
+        "clipped_fraction": quality.clipped(raw.data_CT),
+        "level_dbfs": spoken.level_dbfs,
+        "peak_dbfs": spoken.peak_dbfs,
+        "snr_db": spoken.snr_db,
+    }
+    return columns, decided

@@ -22,10 +22,11 @@ import pyarrow.parquet as pq
 from mmray import cluster, progress
 from mmray.config import Config, Features, digest
 from mmray.errors import ConfigError, MmrayError, RecordingError, ResourceError, WorkspaceError
-from mmray.features.extract import extract, shape
+from mmray.features.extract import decisions, extract, shape
+from mmray.features.quality import Decisions
 from mmray.recordings import catalogue
 from mmray.recordings.signals import content_sha256
-from mmray.schema import MODALITIES, PARTS, QUARANTINE, Recording
+from mmray.schema import DECISIONS, MODALITIES, PARTS, QUARANTINE, Recording
 from mmray.storage import Workspace
 
 _VERSIONS = ("mmray", "mne", "librosa", "scipy", "numpy")
@@ -78,6 +79,7 @@ class _Outcome:
     part: str = ""
     reason: str = ""
     exit_code: int = 0
+    decided: str = "{}"  # JSON: one type, whatever a modality's decisions are
 
 
 def prepare(config: Config, strict: bool = False) -> PrepareSummary:
@@ -178,12 +180,13 @@ def _prepare_one(
         if refused is not None and refused[0] == sha:
             return _Outcome(recording.recording_id, "quarantined", source_sha256=sha, reason=refused[1])
         part = f"{recording.modality}/{recording.recording_id}-{_made_from(recording, sha)}.parquet"
-        rows = _rows_of(workspace, "features", key, part)
-        if rows is not None:
-            return _Outcome(recording.recording_id, "unchanged", rows, sha, part)
-        table = extract(recording, features, sha)
-        workspace.write_table(table, "features", key, part)
-        return _Outcome(recording.recording_id, "prepared", table.num_rows, sha, part)
+        status, there = "unchanged", _there(workspace, "features", key, part)
+        if there is None:
+            table = extract(recording, features, sha)
+            workspace.write_table(table, "features", key, part)
+            status, there = "prepared", (table.num_rows, decisions(table.schema.metadata))
+        rows, decided = there
+        return _Outcome(recording.recording_id, status, rows, sha, part, decided=json.dumps(decided))
     except RecordingError as error:
         return _Outcome(recording.recording_id, "quarantined", source_sha256=sha, reason=str(error))
     except MmrayError as error:
@@ -201,11 +204,12 @@ def _made_from(recording: Recording, sha: str) -> str:
     return digest(sha, json.dumps(fields), json.dumps(_versions()))
 
 
-def _rows_of(workspace: Workspace, *part: str) -> int | None:
-    """Rows of a part file; None where there is none, or it is damaged."""
+def _there(workspace: Workspace, *part: str) -> tuple[int, Decisions | None] | None:
+    """Rows of a part file, and what was decided about its recording; None where there is none, or it is damaged."""
     try:
         with workspace.filesystem.open_input_file(workspace.path(*part)) as file:
-            return int(pq.read_metadata(file).num_rows)
+            about = pq.read_metadata(file)
+            return int(about.num_rows), decisions(about.metadata)
     except (FileNotFoundError, pa.ArrowInvalid):
         return None
     except OSError as error:
@@ -265,6 +269,7 @@ def _publish(
 ) -> None:
     parts: list[dict[str, Any]] = []
     quarantine: list[dict[str, Any]] = []
+    decided: list[dict[str, Any]] = []
     for recording in sorted(recordings, key=lambda r: r.recording_id):
         outcome = outcomes[recording.recording_id]
         row: dict[str, Any] = {
@@ -277,6 +282,7 @@ def _publish(
             quarantine.append(row | named)
         else:
             parts.append(row | {"path": outcome.part, "segments": outcome.segments})
+            decided.append(row | {"subject_id": recording.subject_id} | json.loads(outcome.decided))
     counts = dict(Counter(outcome.status for outcome in outcomes.values()))
     folder = ("features", key)
     there = {f"{modality}/{name}" for modality in MODALITIES for name in workspace.names(*folder, modality)}
@@ -287,6 +293,7 @@ def _publish(
         )
     before = _paths_before(workspace, key)
     workspace.write_table(pa.Table.from_pylist(quarantine, schema=QUARANTINE), *folder, "quarantine.parquet")
+    workspace.write_table(pa.Table.from_pylist(decided, schema=DECISIONS), *folder, "quality.parquet")
     workspace.write_json(provenance | {"counts": counts}, *folder, "provenance.json")
     workspace.write_table(pa.Table.from_pylist(parts, schema=PARTS), *folder, "parts.parquet")
     # a reader may still hold the manifest before this one: its parts stay until the next

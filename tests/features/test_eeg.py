@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import mne
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -21,20 +20,6 @@ def sine(hertz, seconds=8.0, rate=RATE):
 def amplitude(row, hertz, rate=RATE):
     t = np.arange(len(row)) / rate
     return 2 * abs(np.mean(row * np.exp(-2j * np.pi * hertz * t)))
-
-
-def brain(seconds=20.0, seed=0, white=False):
-    """Six sources, random walks or white, seen by all electrodes of a montage, plus a little noise of each; volts."""
-    rng = np.random.default_rng(seed)
-    names = eeg.node_names(EEG())
-    position = eeg.positions("GSN-HydroCel-129", names)
-    direction = position / np.linalg.norm(position, axis=1, keepdims=True)
-    source = rng.normal(size=(6, 3))
-    source /= np.linalg.norm(source, axis=1, keepdims=True)
-    mixing = np.exp(3 * (direction @ source.T - 1))
-    activity = rng.normal(size=(6, round(seconds * RATE)))
-    activity = 10 * activity if white else np.cumsum(activity, axis=1)
-    return (mixing @ activity + 0.3 * rng.normal(size=(len(names), activity.shape[1]))) * 1e-6
 
 
 def test_filter_keeps_10_hz_and_kills_50_hz_and_the_offset():
@@ -127,79 +112,6 @@ def test_mobility_of_a_slow_sine_is_its_frequency_and_its_complexity_1():
 def test_a_band_without_a_frequency_bin_is_a_config_error():
     with pytest.raises(ConfigError, match="gamma"):
         eeg.node_features(np.ones((1, 1, 250), np.float32), RATE, EEG(lowpass_hz=30.0))
-
-
-def break_flat(data):
-    data[7] = 3e-3
-
-
-def break_nan(data):
-    data[7, 400:420] = np.nan
-
-
-def break_quiet(data):
-    data[7] /= 60
-
-
-def break_noisy(data):
-    data[7] += 4e-5 * sine(100, 20.0)  # above the band
-
-
-@pytest.mark.parametrize("damage", [break_flat, break_nan, break_quiet, break_noisy])
-def test_exactly_the_damaged_electrode_is_found_and_interpolated_near_the_truth(damage):
-    config, spans, names = EEG(), [(0, 5000)], eeg.node_names(EEG())
-    clean = brain()
-    data = clean.copy()
-    damage(data)
-    filtered = eeg.band_pass(data, RATE, spans, config)
-    bad = eeg.bad_channels(data, filtered, RATE, spans)
-    assert np.flatnonzero(bad).tolist() == [7]
-    repaired = eeg.interpolate(filtered, bad, eeg.positions(config.montage, names))
-    truth = eeg.band_pass(clean, RATE, spans, config)
-    assert np.corrcoef(repaired[7], truth[7])[0, 1] > 0.95
-
-
-def test_an_electrode_that_goes_its_own_way_at_the_usual_level_is_bad():
-    data = brain(white=True)
-    data[7] = data[7].std() * np.random.default_rng(1).normal(size=data.shape[1])
-    filtered = eeg.band_pass(data, RATE, [(0, 5000)], EEG())
-    assert np.flatnonzero(eeg.bad_channels(data, filtered, RATE, [(0, 5000)])).tolist() == [7]
-
-
-def test_interpolation_does_not_depend_on_where_the_coordinates_start():
-    data = (brain(1.0) * 1e6).astype(np.float32)
-    position = eeg.positions("GSN-HydroCel-129", eeg.node_names(EEG()))
-    bad = np.arange(128) == 7
-    here = eeg.interpolate(data.copy(), bad, position)
-    there = eeg.interpolate(data.copy(), bad, position + np.array([0.03, -0.02, 0.05]))
-    np.testing.assert_allclose(here[7], there[7], atol=1e-3)
-
-
-def test_no_electrode_of_a_clean_recording_is_bad():
-    data = brain(seed=3)
-    filtered = eeg.band_pass(data, RATE, [(0, 5000)], EEG())
-    assert not eeg.bad_channels(data, filtered, RATE, [(0, 5000)]).any()
-
-
-def test_interpolation_is_mnes():
-    names = eeg.node_names(EEG())
-    position = eeg.positions("GSN-HydroCel-129", names)
-    data = brain(2.0)
-    info = mne.create_info(list(names), RATE, "eeg")
-    raw = mne.io.RawArray(data.copy(), info, verbose="error")
-    raw.set_montage("GSN-HydroCel-129", verbose="error")
-    raw.info["bads"] = ["E8", "E60", "E100"]
-    # mne places electrodes in head coordinates, so it is asked on a sphere around the same centre
-    raw.interpolate_bads(method={"eeg": "spline"}, verbose="error")
-    bad = np.isin(names, ["E8", "E60", "E100"])
-    ours = eeg.interpolate((data * 1e6).astype(np.float32), bad, position)
-    theirs = raw.get_data()[bad] * 1e6
-    assert np.abs(ours[bad] - theirs).max() < 0.02 * np.abs(theirs).max()
-
-
-def test_average_reference_leaves_no_mean():
-    data = np.random.default_rng(0).normal(size=(5, 30)).astype(np.float32) + 100
-    assert np.abs(eeg.average_reference(data).mean(0)).max() < 1e-4
 
 
 def test_unknown_montage_names_the_nearest():

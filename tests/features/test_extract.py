@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import scipy.io
@@ -8,7 +10,7 @@ import soundfile
 from mmray.config import EEG, Audio, Features
 from mmray.errors import ConfigError, RecordingError
 from mmray.features import eeg
-from mmray.features.extract import extract, shape
+from mmray.features.extract import decisions, extract, shape
 from mmray.features.table import from_table
 from mmray.recordings.signals import content_sha256
 from mmray.schema import features_schema
@@ -106,6 +108,52 @@ def test_nan_and_constant_channels_are_counted_and_mended(tmp_path):
     data[60] = 5.0
     table = extract(recording(write_mat(tmp_path / "r.mat", data), "eeg", "modma-mat"), Features())
     assert set(table["quality_bad_channels"].to_pylist()) == {2.0}
+
+
+def test_bad_electrodes_are_told_by_name_and_reason(tmp_path):
+    data = resting()
+    data[3, 100:200] = np.nan
+    data[60] = 5.0
+    table = extract(recording(write_mat(tmp_path / "r.mat", data), "eeg", "modma-mat"), Features())
+    told = decisions(table.schema.metadata)
+    assert told["bad_channels"] == [{"name": "E4", "why": "not finite"}, {"name": "E61", "why": "flat"}]
+    assert (told["segments"], told["kept"], told["components_removed"]) == (5, 5, [])
+
+
+def test_segments_with_too_little_speech_are_dropped(tmp_path):
+    path = write_wav(tmp_path / "v.wav", seconds=12.0)
+    wave, rate = soundfile.read(path)
+    wave[4 * rate : 8 * rate] *= 1e-4
+    soundfile.write(path, wave, rate, subtype="PCM_24")
+    file = recording(path, "audio", "soundfile")
+    settings = Features(audio=Audio(min_active=0.5))
+    table = extract(file, settings)
+    assert table["start_s"].to_pylist() == [0.0, 8.0]
+    told = decisions(table.schema.metadata)
+    assert (told["segments"], told["kept"]) == (3, 2)
+    assert told["active_fraction"] == pytest.approx(2 / 3, abs=0.03)
+    assert told["snr_db"] == pytest.approx(80, abs=3)
+    everything = extract(file, Features())
+    rows = [0, 2]
+    np.testing.assert_array_equal(from_table(table).x_SND, from_table(everything).x_SND[rows])
+    np.testing.assert_allclose(everything["quality_active_fraction"].to_numpy(), [1, 0.05, 1], atol=0.05)
+
+
+def test_a_clip_without_speech_enough_is_a_recording_error(tmp_path):
+    path = write_wav(tmp_path / "v.wav", seconds=8.0)
+    wave, rate = soundfile.read(path)
+    wave[rate // 2 :] *= 1e-4
+    soundfile.write(path, wave, rate, subtype="PCM_24")
+    with pytest.raises(RecordingError, match=r"v\.wav: none of its 2 segments holds as much speech.*min_active=0\.9"):
+        extract(recording(path, "audio", "soundfile"), Features(audio=Audio(min_active=0.9, trim_db=None)))
+
+
+@pytest.mark.parametrize(("name", "module"), [("ica", "mne_icalabel"), ("autoreject", "autoreject")])
+def test_a_missing_extra_is_a_config_error_that_names_it(tmp_path, monkeypatch, name, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    file = recording(write_mat(tmp_path / "r.mat", resting()), "eeg", "modma-mat")
+    with pytest.raises(ConfigError, match=rf"features\.eeg\.{name} needs the extra: pip install 'mmray\[{name}\]'"):
+        extract(file, Features(eeg=EEG(**{name: True})))
 
 
 def test_a_burst_costs_its_segment_and_shows_in_kept_fraction(tmp_path):

@@ -70,6 +70,10 @@ def reversed_copy(source: str, target: Path) -> Path:
     return target
 
 
+def decided(workspace: Path) -> dict[str, dict]:
+    return {row["recording_id"]: row for row in read(workspace, "quality").to_pylist()}
+
+
 def times_of(workspace: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in (workspace / "features" / KEY).glob("*/*.parquet")}
 
@@ -123,6 +127,26 @@ def undisturbed(study, ray_session, tmp_path_factory):
 def prepared(undisturbed, tmp_path):
     """A copy to disturb."""
     return Path(shutil.copytree(undisturbed[0], tmp_path / "ws"))
+
+
+def test_what_was_decided_about_each_prepared_recording_is_told(undisturbed):
+    workspace, _ = undisturbed
+    parts = {row["recording_id"]: row["segments"] for row in read(workspace, "parts").to_pylist()}
+    rows = decided(workspace)
+    assert {name: row["kept"] for name, row in rows.items()} == parts
+    eeg, voice = rows["01-eeg-01"], next(row for row in rows.values() if row["modality"] == "audio")
+    assert (eeg["sampling_rate_hz"], eeg["duration_s"], eeg["segments"]) == (256, 160, 160)
+    assert eeg["peak_to_peak_uv"] > 0
+    assert eeg["level_dbfs"] is None
+    assert voice["sampling_rate_hz"] == 44100
+    assert 0 < voice["active_fraction"] <= 1
+    assert voice["bad_channels"] is None
+
+
+def test_decisions_of_unchanged_recordings_are_told_again(prepared):
+    before = decided(prepared)
+    pipeline.prepare(config_of(prepared))
+    assert decided(prepared) == before
 
 
 def test_broken_recordings_are_quarantined_by_reason_and_the_others_prepared(undisturbed):
