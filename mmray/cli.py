@@ -100,6 +100,20 @@ def prepare(
 
 
 @app.command()
+def quality(
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    workspace: WorkspaceRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Report what preparation decided about every recording, with pictures of the worst and of typical ones."""
+    config = _resolve(config_file, overrides, workspace)
+    from mmray.evaluation import preparation
+
+    _show(preparation.quality(config), as_json)
+
+
+@app.command()
 def split(
     config_file: ConfigFile = None,
     overrides: Overrides = None,
