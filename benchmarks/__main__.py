@@ -7,7 +7,7 @@ import importlib
 import json
 import sys
 
-NAMES = ("train", "search", "sweep")
+NAMES = ("prepare", "train", "search", "sweep")
 
 
 def main(arguments: list[str]) -> int:

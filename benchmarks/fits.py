@@ -109,7 +109,7 @@ def _segments(modality: str, subjects: int, neighbours: int, prefix: str) -> Seg
 def _member(rank: int, world: int, folder: str, subjects: int, passes: int, pipe: Connection) -> None:
     """One worker of a fit; the other end of the pipe closes when no more epochs are wanted."""
     torch.set_num_threads(1)
-    imported = _peak_bytes()
+    imported = peak_bytes()
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     training = segments_of(subjects)
@@ -118,7 +118,7 @@ def _member(rank: int, world: int, folder: str, subjects: int, passes: int, pipe
     model = registry.build(config.Model(), SHAPES, classes=2)
 
     def held(state: Checkpoint) -> None:
-        pipe.send(_peak_bytes() - imported)
+        pipe.send(peak_bytes() - imported)
         try:
             pipe.recv()
         except EOFError:
@@ -128,7 +128,7 @@ def _member(rank: int, world: int, folder: str, subjects: int, passes: int, pipe
     loop.fit(model, training, validation, train, 0, on_epoch=held, place=loop.Place(rank, world))
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """This process's largest resident memory so far.
 
     Linux's ru_maxrss starts at what the parent held when it started us; VmHWM does not.

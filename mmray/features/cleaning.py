@@ -31,25 +31,24 @@ def bad_channels(
         data_NT: volts, before the filter.
         filtered_NT: the same, filtered, microvolts.
     """
-    used_T = np.zeros(data_NT.shape[1], dtype=bool)
-    for start, stop in spans:
-        used_T[start:stop] = True
-    why_N = np.where(np.isfinite(data_NT[:, used_T]).all(axis=1), "", "not finite").astype("<U10")
-    variance_N = filtered_NT[:, used_T].var(1)
+    # a view, not a copy, of a recording without a gap
+    used = slice(*spans[0]) if len(spans) == 1 else np.concatenate([np.arange(*span) for span in spans])
+    why_N = np.where(np.isfinite(data_NT[:, used]).all(axis=1), "", "not finite").astype("<U10")
+    variance_N = filtered_NT[:, used].var(1)
     good_N = why_N == ""
     typical = np.median(variance_N[good_N]) if good_N.any() else 0.0
     why_N[good_N & (variance_N <= max(1e-6 * typical, 1e-12))] = "flat"
     good = np.flatnonzero(why_N == "")
     if len(good) < 4:
         return why_N  # too few to tell an odd one out
-    with np.errstate(invalid="ignore"):
-        # second difference: a high-pass that costs nothing; the join of two spans is two samples in thousands
-        noise_G = np.array([np.median(np.abs(np.diff(row[used_T], 2))) for row in data_NT[good]])
+    start_S, length = _windows(spans, sampling_rate_hz)
+    # second difference: a high-pass that costs nothing
+    noise_G = np.array([np.median(np.abs(np.diff(_cut_row(data_NT[n], start_S, length), 2))) for n in good])
     why_N[good[_robust_z(np.log(np.maximum(noise_G, 1e-15))) > _BAD_Z]] = "noise"
     why_N[good[np.abs(_robust_z(np.log(variance_N[good]))) > _BAD_Z]] = "amplitude"
     good = np.flatnonzero(why_N == "")
     if len(good) >= 4:
-        why_N[good[_best_correlation(filtered_NT[good], sampling_rate_hz, spans) < _BAD_CORRELATION]] = "alone"
+        why_N[good[_best_correlation(cut(filtered_NT, start_S, length)[:, good]) < _BAD_CORRELATION]] = "alone"
     return why_N
 
 
@@ -60,17 +59,27 @@ def _robust_z(value_N: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
     return z_N
 
 
-def _best_correlation(filtered_NT: Array, sampling_rate_hz: float, spans: Spans) -> NDArray[np.floating[Any]]:
+def _windows(spans: Spans, sampling_rate_hz: float) -> tuple[NDArray[np.int64], int]:
+    """Starts and length of up to 59 windows of 4 s, or as long as there is, over the whole recording.
+
+    Seconds of signal, else two unrelated electrodes correlate by chance; two minutes of them tell as much as all.
+    """
+    length = max(2, min(round(4 * sampling_rate_hz), max(stop - start for start, stop in spans)))
+    start_S = segment_starts(spans, length)
+    return start_S[:: max(1, len(start_S) // 30)], length
+
+
+def _cut_row(data_T: NDArray[np.float64], start_S: NDArray[np.int64], length: int) -> NDArray[np.float64]:
+    return np.stack([data_T[start : start + length] for start in start_S.tolist()])
+
+
+def _best_correlation(windows_SNT: Array) -> NDArray[np.floating[Any]]:
     """Median over windows of each electrode's largest |r| with another."""
-    # seconds of signal, else two unrelated electrodes correlate by chance
-    window = max(2, min(round(4 * sampling_rate_hz), max(stop - start for start, stop in spans)))
-    starts = segment_starts(spans, window)
-    starts = starts[:: max(1, len(starts) // 30)]  # two minutes tell as much as all
-    windows_SNT = cut(filtered_NT, starts, window)
     windows_SNT = windows_SNT - windows_SNT.mean(-1, keepdims=True)
     windows_SNT /= np.maximum(np.linalg.norm(windows_SNT, axis=-1, keepdims=True), 1e-12)
     r_SNN = np.abs(windows_SNT @ windows_SNT.swapaxes(1, 2))
-    r_SNN[:, np.arange(len(filtered_NT)), np.arange(len(filtered_NT))] = 0
+    nodes = np.arange(windows_SNT.shape[1])
+    r_SNN[:, nodes, nodes] = 0
     best_N: NDArray[np.floating[Any]] = np.median(r_SNN.max(-1), axis=0)
     return best_N
 

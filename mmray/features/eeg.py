@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ FEATURES = (*(f"de_{band}" for band in BANDS_HZ), "log_activity", "mobility_hz",
 
 _FILTER_ORDER = 4
 _NOTCH_QUALITY = 25.0  # 50 Hz / 25: 2 Hz wide
+_ROWS = 16
 _VARIANCE_FLOOR_UV2 = 1e-4
 
 
@@ -89,7 +90,10 @@ def select(data_CT: NDArray[np.float64], channels: tuple[str, ...], names: tuple
 
 
 def band_pass(data_NT: NDArray[np.float64], sampling_rate_hz: float, spans: Spans, config: EEG) -> Array:
-    """Detrend, band-pass and notch each span by itself, forwards and backwards (zero phase).
+    """Detrend, band-pass and notch each span by itself with the squared gain of both filters, at zero phase.
+
+    What `scipy.signal.sosfiltfilt` does forwards and backwards is done here in one product of float32 spectra, several
+    times faster. A span is continued oddly and then by its last value for as long as the high-pass rings.
 
     Args:
         data_NT: volts; not-a-number counts as 0.
@@ -106,22 +110,52 @@ def band_pass(data_NT: NDArray[np.float64], sampling_rate_hz: float, spans: Span
             f"sampled at {sampling_rate_hz:g} Hz, too slow for features.eeg.lowpass_hz={config.lowpass_hz:g}; "
             f"lower that to {sampling_rate_hz / 2.2:.0f} or less"
         )
-    edges = (config.highpass_hz, config.lowpass_hz)
-    sections = signal.butter(_FILTER_ORDER, edges, "bandpass", fs=sampling_rate_hz, output="sos")
-    if config.line_hz < sampling_rate_hz / 2:
-        notch = signal.iirnotch(config.line_hz, _NOTCH_QUALITY, fs=sampling_rate_hz)
-        sections = np.vstack([sections, signal.tf2sos(*notch)])
-    ring = round(3 * sampling_rate_hz / config.highpass_hz)  # padding as long as the high-pass rings
+    edges = (config.highpass_hz, config.lowpass_hz, config.line_hz)
+    ring = round(3 * sampling_rate_hz / config.highpass_hz)
     filtered_NT = np.zeros(data_NT.shape, dtype=np.float32)
     for start, stop in spans:
-        if stop - start < 2:
+        length = stop - start
+        if length < 2:
             continue
-        for first in range(0, len(data_NT), 16):  # a few rows at a time bound the float64 copies
-            rows = slice(first, first + 16)
-            span_NT = signal.detrend(np.nan_to_num(data_NT[rows, start:stop], posinf=0, neginf=0) * 1e6)
-            pad = min(ring, stop - start - 1)
-            filtered_NT[rows, start:stop] = signal.sosfiltfilt(sections, span_NT, padlen=pad)
+        size = fft.next_fast_len(length + 2 * ring, real=True)
+        gain_F = _squared_gain(size, sampling_rate_hz, *edges)
+        mirrored = min(ring, length - 1)
+        for first in range(0, len(data_NT), _ROWS):  # a few rows at a time bound the copies
+            rows = slice(first, first + _ROWS)
+            span_NT = _detrended(data_NT[rows, start:stop])
+            wide_NT = np.empty((len(span_NT), size), dtype=np.float32)
+            wide_NT[:, ring : ring + length] = span_NT
+            before, after = 2 * span_NT[:, :1], 2 * span_NT[:, -1:]
+            wide_NT[:, ring - mirrored : ring] = before - span_NT[:, mirrored:0:-1]
+            wide_NT[:, ring + length : ring + length + mirrored] = after - span_NT[:, -2 : -2 - mirrored : -1]
+            wide_NT[:, : ring - mirrored] = wide_NT[:, ring - mirrored, None]
+            wide_NT[:, ring + length + mirrored :] = wide_NT[:, ring + length + mirrored - 1, None]
+            spectrum_NF = fft.rfft(wide_NT, overwrite_x=True)
+            spectrum_NF *= gain_F
+            filtered_NT[rows, start:stop] = fft.irfft(spectrum_NF, size, overwrite_x=True)[:, ring : ring + length]
     return filtered_NT
+
+
+@lru_cache(maxsize=8)
+def _squared_gain(size: int, rate: float, highpass_hz: float, lowpass_hz: float, line_hz: float) -> Array:
+    """|H|^2 of the band-pass and the notch at the frequencies of a spectrum."""
+    sections = signal.butter(_FILTER_ORDER, (highpass_hz, lowpass_hz), "bandpass", fs=rate, output="sos")
+    if line_hz < rate / 2:
+        sections = np.vstack([sections, signal.tf2sos(*signal.iirnotch(line_hz, _NOTCH_QUALITY, fs=rate))])
+    _, response_F = signal.sosfreqz(sections, fft.rfftfreq(size, 1 / rate), fs=rate)
+    squared_F: Array = np.square(np.abs(response_F)).astype(np.float32)
+    return squared_F
+
+
+def _detrended(data_NT: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Microvolts without each row's least-squares line; a copy. In float64: an offset is large beside the signal."""
+    data_NT = data_NT * 1e6
+    if not np.isfinite(data_NT).all():
+        np.nan_to_num(data_NT, copy=False, posinf=0, neginf=0)
+    time_T = np.arange(data_NT.shape[1]) - (data_NT.shape[1] - 1) / 2
+    data_NT -= data_NT.mean(1, keepdims=True)
+    data_NT -= (data_NT @ time_T / (time_T @ time_T))[:, None] * time_T
+    return data_NT
 
 
 def sphere_centre(position_N3: NDArray[np.float64]) -> NDArray[np.float64]:

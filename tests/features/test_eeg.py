@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import signal
 
 from mmray.config import EEG
 from mmray.errors import ConfigError, RecordingError
@@ -42,6 +43,28 @@ def test_one_second_epoch_keeps_its_alpha_under_a_large_drift():
     filtered = eeg.band_pass(data, rate, [(0, 256)], EEG())[0]
     assert amplitude(filtered, 10, rate) == pytest.approx(20, rel=0.15)
     assert np.abs(filtered).max() < 40
+
+
+@pytest.mark.parametrize(("seconds", "near_uv", "tolerance_uv"), [(1.0, 0, 3.0), (8.0, 1, 0.5), (60.0, 4, 0.02)])
+def test_filter_is_scipys_forwards_and_backwards(seconds, near_uv, tolerance_uv):
+    rng = np.random.default_rng(0)
+    samples = round(seconds * RATE)
+    data = 3e4 + np.cumsum(rng.normal(size=(20, samples)), axis=1) + 5 * sine(50, seconds) + 0.1 * np.arange(samples)
+    sections = np.vstack(
+        [
+            signal.butter(4, (0.5, 45.0), "bandpass", fs=RATE, output="sos"),
+            signal.tf2sos(*signal.iirnotch(50.0, 25.0, fs=RATE)),
+        ]
+    )
+    pad = min(round(3 * RATE / 0.5), samples - 1)
+    expected = signal.sosfiltfilt(sections, signal.detrend(data), padlen=pad)
+    found = eeg.band_pass(1e-6 * data, RATE, [(0, samples)], EEG())
+    edge = round(near_uv * RATE)
+    inner = slice(edge, samples - edge)
+    assert np.abs(found[:, inner] - expected[:, inner]).max() < tolerance_uv
+    # an end's continuation is a guess on either side, and most of a second is end
+    like = min(np.corrcoef(a, b)[0, 1] for a, b in zip(found, expected, strict=True))
+    assert like > (0.97 if seconds == 1 else 0.995)
 
 
 def test_spans_are_filtered_apart():

@@ -1,0 +1,200 @@
+"""Preparation against a plain script, and against the same functions without Ray Data; memory; growth.
+
+Recordings are of MODMA's size: 129 x 75,000 samples and eight clips a person. Both alternatives run in a pool of as
+many processes as there are cores, one thread each, that has done a recording before the clock starts.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import plain_prepare
+from benchmarks.fits import peak_bytes
+from benchmarks.harness import Figure, Outcome, usable_cores
+from mmray import cluster, config, progress
+from mmray.config import Config
+from mmray.features import pipeline
+from mmray.features.extract import extract
+from mmray.features.table import from_table
+from mmray.recordings import catalogue, synthetic
+from mmray.recordings.signals import content_sha256
+from mmray.schema import Recording
+from mmray.storage import Workspace
+
+SIDES = ("ours", "plain script", "bare pool")
+BARS = {"plain script": 3.0, "bare pool": 0.9}
+FLOAT32_SIZES = 6.0  # of a recording, that a task may take beside its libraries
+_COLUMNS = [*range(67), 68]  # of 69 voice features; the script has no harmonicity
+_F0 = 66
+
+
+def run(*, quick: bool) -> Outcome:
+    """Recordings a minute, agreement of the features, and a task's memory."""
+    outcome = Outcome("prepare")
+    folder = tempfile.mkdtemp(prefix="mmray-benchmark-")
+    try:
+        settings = _settings(folder, quick)
+        synthetic.generate(settings.study.root, settings.synth, settings.seed, settings.cluster)
+        catalogue.catalogue(settings)
+        recordings = catalogue.load(Workspace(settings.workspace))
+        outcome.figures["agreement of features"] = _agreement(settings, recordings)
+        outcome.figures["memory of a task"] = _memory(settings, recordings)
+        with cluster.session(settings.cluster):
+            _compared(outcome, settings, recordings, rounds=1 if quick else 3)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return outcome
+
+
+def _settings(folder: str, quick: bool) -> Config:
+    return config.from_dict(
+        {
+            "workspace": f"{folder}/ws",
+            "study": {"kind": "synthetic", "root": f"{folder}/study"},
+            "synth": {"subjects": 4 if quick else 16, "eeg_seconds": 60 if quick else 300, "clips": 2 if quick else 8},
+        }
+    )
+
+
+def _compared(outcome: Outcome, settings: Config, recordings: list[Recording], rounds: int) -> None:
+    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(usable_cores(), context, initializer=cluster.limit_threads, initargs=(1,)) as pool:
+        works: dict[str, Callable[[list[Recording]], None]] = {
+            "ours": lambda some: _ours(settings, some),
+            "plain script": lambda some: _pooled(pool, _plain, settings, some),
+            "bare pool": lambda some: _pooled(pool, _bare, settings, some),
+        }
+        people = sorted({recording.subject_id for recording in recordings})
+        warm = [recording for recording in recordings if recording.subject_id in people[: 2 * usable_cores()]]
+        with progress.bar("prepare: recordings a minute", (rounds + 1) * len(SIDES)) as advance:
+            for round_ in range(-1, rounds):
+                for side in SIDES if round_ % 2 else SIDES[::-1]:
+                    _emptied(settings)
+                    start = time.perf_counter()
+                    works[side](warm if round_ < 0 else recordings)
+                    if round_ >= 0:
+                        seconds[side].append(time.perf_counter() - start)
+                    advance()
+    for side, bar in BARS.items():
+        pairs = [theirs / ours for ours, theirs in zip(seconds["ours"], seconds[side], strict=True)]
+        value = statistics.median(seconds[side]) / statistics.median(seconds["ours"])
+        outcome.figures[f"recordings a minute, over the {side}"] = Figure(
+            round(value, 3), bar, (round(min(pairs), 3), round(max(pairs), 3)), detail={"rounds": rounds}
+        )
+    outcome.detail["people"] = len(people)
+    outcome.detail["people a minute"] = {
+        side: round(60 * len(people) / statistics.median(took), 2) for side, took in seconds.items()
+    }
+
+
+def _emptied(settings: Config) -> None:
+    for name in ("features", "bare"):
+        shutil.rmtree(f"{settings.workspace}/{name}", ignore_errors=True)
+
+
+def _ours(settings: Config, recordings: list[Recording]) -> None:
+    from mmray.schema import recordings_table
+
+    Workspace(settings.workspace).write_table(recordings_table(recordings), "recordings.parquet")
+    pipeline.prepare(settings)
+
+
+def _pooled(
+    pool: ProcessPoolExecutor, work: Callable[..., None], settings: Config, recordings: list[Recording]
+) -> None:
+    # the long ones first, as the product does
+    ordered = sorted(recordings, key=lambda recording: -recording.size_bytes)
+    for _ in pool.map(work, ordered, [settings] * len(ordered)):
+        pass
+
+
+def _plain(recording: Recording, settings: Config) -> None:
+    features = settings.features
+    if recording.modality == "eeg":
+        made = plain_prepare.eeg_features(recording.path, features.eeg)
+    else:
+        made = plain_prepare.audio_features(recording.path, features.audio)
+    place = Path(settings.workspace, "bare")
+    place.mkdir(exist_ok=True)
+    np.savez(place / f"{recording.recording_id}.npz", *made)
+
+
+def _bare(recording: Recording, settings: Config) -> None:
+    table = extract(recording, settings.features, content_sha256(recording.path))
+    Workspace(settings.workspace).write_table(table, "bare", f"{recording.recording_id}.parquet")
+
+
+def _agreement(settings: Config, recordings: list[Recording]) -> Figure:
+    """The least correlation of any feature with the plain script's; log F0 where every frame has a pitch."""
+    columns: dict[str, list[float]] = {}
+    ours, theirs = _both(settings, next(r for r in recordings if r.modality == "eeg"))
+    columns["eeg"] = [_correlation(ours[:, d], theirs[:, d]) for d in range(ours.shape[1])]
+    pairs = [_both(settings, r) for r in recordings if r.modality == "audio"][:8]
+    ours, theirs = (np.concatenate([pair[side] for pair in pairs]) for side in range(2))
+    pitched = ours[:, 67] > 0.9  # harmonicity: no frame of the node is without a pitch
+    columns["audio"] = [
+        _correlation(ours[pitched, d], theirs[pitched, n]) if d == _F0 else _correlation(ours[:, d], theirs[:, n])
+        for n, d in enumerate(_COLUMNS)
+    ]
+    least = {name: round(min(values), 5) for name, values in columns.items()}
+    value = min(least.values())
+    return Figure(value, 0.999, (value, value), unit="correlation", detail=least)
+
+
+def _both(settings: Config, recording: Recording) -> tuple[Any, Any]:
+    """Rows of nodes that both sides kept."""
+    ours = from_table(extract(recording, settings.features))
+    if recording.modality == "eeg":
+        number, x_SND, *_ = plain_prepare.eeg_features(recording.path, settings.features.eeg)
+        mine = np.rint(ours.start_s_S / settings.features.eeg.segment_s).astype(int)
+    else:
+        number, x_SND, *_ = plain_prepare.audio_features(recording.path, settings.features.audio)
+        mine = np.arange(len(ours))
+    shared, here, there = np.intersect1d(mine, number, return_indices=True)
+    if len(shared) < 0.9 * max(len(mine), len(number)):
+        raise RuntimeError(f"{recording.recording_id}: the script kept {len(number)} segments, mmray {len(mine)}")
+    return ours.x_SND[here].reshape(-1, ours.shape[1]), x_SND[there].reshape(-1, x_SND.shape[-1])
+
+
+def _correlation(first_N: Any, second_N: Any) -> float:
+    return float(np.corrcoef(first_N, second_N)[0, 1])
+
+
+def _memory(settings: Config, recordings: list[Recording]) -> Figure:
+    """What extracting one EEG adds to the peak of a process that has done a short one before."""
+    recording = next(r for r in recordings if r.modality == "eeg")
+    size = 4 * 129 * settings.synth.eeg_seconds * 250
+    pipe, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_peak, args=(recording, settings, there))
+    process.start()
+    there.close()
+    before, after = pipe.recv()
+    process.join()
+    value = round((after - before) / size, 2)
+    return Figure(
+        value, FLOAT32_SIZES, (value, value), at_most=True, unit="float32 sizes", detail={"libraries": before}
+    )
+
+
+def _peak(recording: Recording, settings: Config, pipe: Any) -> None:
+    import mne  # noqa: F401
+    import scipy.signal  # noqa: F401
+
+    from mmray.features import eeg
+
+    cluster.limit_threads(1)
+    eeg.positions(settings.features.eeg.montage, eeg.node_names(settings.features.eeg))
+    before = peak_bytes()
+    extract(recording, settings.features)
+    pipe.send((before, peak_bytes()))
