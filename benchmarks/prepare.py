@@ -142,7 +142,7 @@ def _agreement(settings: Config, recordings: list[Recording]) -> Figure:
     columns["eeg"] = [_correlation(ours[:, d], theirs[:, d]) for d in range(ours.shape[1])]
     pairs = [_both(settings, r) for r in recordings if r.modality == "audio"][:8]
     ours, theirs = (np.concatenate([pair[side] for pair in pairs]) for side in range(2))
-    pitched = ours[:, 67] > 0.9  # harmonicity: no frame of the node is without a pitch
+    pitched = ours[:, 67] > 0.95  # harmonicity: no frame of the node is without a pitch
     columns["audio"] = [
         _correlation(ours[pitched, d], theirs[pitched, n]) if d == _F0 else _correlation(ours[:, d], theirs[:, n])
         for n, d in enumerate(_COLUMNS)

@@ -118,7 +118,9 @@ def _column(value: Any, kind: pa.DataType) -> pa.Array:
 def _eeg(raw: signals.EEGSignal, config: EEG) -> tuple[Columns, quality.Decisions]:
     names, rate = eeg.node_names(config), raw.sampling_rate_hz
     position_N3 = eeg.positions(config.montage, names)
+    duration_s = raw.data_CT.shape[1] / rate
     clean = clean_eeg(raw, config)
+    del raw  # twice the size of all that follows
     x_SND = eeg.node_features(clean.signal_SNT, rate, config)
     alike_SNN = similarity.similarity(config.similarity, x_SND, clean.signal_SNT, position_N3)
     neighbour_SNK, weight_SNK = similarity.top_k(alike_SNN, config.neighbours)
@@ -131,7 +133,7 @@ def _eeg(raw: signals.EEGSignal, config: EEG) -> tuple[Columns, quality.Decision
         **quality.eeg(bad_N, clean.range_S, clean.kept_S),
     }
     decided = {
-        "duration_s": raw.data_CT.shape[1] / rate,
+        "duration_s": duration_s,
         "sampling_rate_hz": rate,
         "segments": len(clean.kept_S),
         "kept": int(clean.kept_S.sum()),
@@ -187,7 +189,10 @@ def clean_eeg(raw: signals.EEGSignal, config: EEG) -> CleanEEG:
             f"(median {np.median(range_S):.0f} uV); check scale_to_volts, or raise reject_uv"
         )
     mains_db = cleaning.mains_db(data_NT, rate, spans, config.line_hz)
-    return CleanEEG(signal_SNT[kept_S], why_N, start_S, range_S, kept_S, removed, mains_db)
+    # in place: a second copy would be the task's peak of memory
+    for row, segment in enumerate(np.flatnonzero(kept_S)):
+        signal_SNT[row] = signal_SNT[segment]
+    return CleanEEG(signal_SNT[: kept_S.sum()], why_N, start_S, range_S, kept_S, removed, mains_db)
 
 
 def _audio(raw: signals.AudioSignal, config: Audio) -> tuple[Columns, quality.Decisions]:

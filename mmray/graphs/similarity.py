@@ -17,6 +17,8 @@ from mmray.errors import ConfigError
 
 Array = NDArray[np.float32]
 
+_SEGMENTS = 4  # worked on at once, where a copy of all would be large
+
 
 def similarity(
     kind: str,
@@ -72,9 +74,14 @@ def cosine(x_SND: Array) -> Array:
 
 def pearson(x_SND: Array) -> Array:
     """Pearson's r of every pair of rows, in [-1, 1]; a constant row correlates 0 with everything."""
-    centred_SND = x_SND - x_SND.mean(-1, keepdims=True)
-    flat_SN1 = np.abs(centred_SND).max(-1, keepdims=True) <= 1e-6 * np.abs(x_SND).max(-1, keepdims=True)
-    return cosine(np.where(flat_SN1, 0, centred_SND).astype(np.float32))
+    r_SNN = np.empty((*x_SND.shape[:2], x_SND.shape[1]), dtype=np.float32)
+    for first in range(0, len(x_SND), _SEGMENTS):  # copies that fit into a core's own memory
+        some = slice(first, first + _SEGMENTS)
+        centred_SND = x_SND[some] - x_SND[some].mean(-1, keepdims=True)
+        flat_SN = np.abs(centred_SND).max(-1) <= 1e-6 * np.abs(x_SND[some]).max(-1)
+        centred_SND[flat_SN] = 0
+        r_SNN[some] = cosine(centred_SND)
+    return r_SNN
 
 
 def gaussian_kernel(x_SND: Array) -> Array:
