@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 
-from mmray.config import Config, override, reference
+from mmray.config import Config, StudyName, override, reference
 from mmray.config import load as load_config
 from mmray.errors import ConfigError, MmrayError
 
@@ -41,8 +41,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object inst
 
 @app.command()
 def recordings(
-    study: Annotated[Literal["modma", "feis", "manifest", "synthetic"] | None, typer.Option(help="Layout.")] = None,
+    study: Annotated[StudyName | None, typer.Option(help="Layout; see docs/studies.md.")] = None,
     root: Annotated[str | None, typer.Option(help="Folder of the study, or the manifest file.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; tell what of the whole study is missing, and exit with 3.")
+    ] = False,
     config_file: ConfigFile = None,
     overrides: Overrides = None,
     workspace: WorkspaceRoot = None,
@@ -51,8 +54,12 @@ def recordings(
     """Find which recordings exist and write recordings.parquet."""
     extra = [*_setting("study.kind", study), *_setting("study.root", root)]
     config = _resolve(config_file, overrides, workspace, extra)
-    from mmray.recordings import catalogue, synthetic
+    from mmray.recordings import catalogue, completeness, synthetic
 
+    if check:
+        report = completeness.check(config.study)
+        _show(report, as_json)
+        raise typer.Exit(report.exit_code)
     if config.study.kind == "synthetic":
         synthetic.generate(config.study.root, config.synth, config.seed, config.cluster)
     _show(catalogue.catalogue(config), as_json)

@@ -29,6 +29,7 @@ FITTING = ("seed", "features", "split", "model", "train")
 System = Literal[
     "crossmodal_gcn", "gcn", "gat", "graphsage", "strucgcn", "mamsa", "clip", "majority", "logreg", "ridge"
 ]
+StudyName = Literal["modma", "feis", "eav", "bids", "manifest", "synthetic"]  # keys of recordings.studies.STUDIES
 Similarity = Literal["cosine", "euclidean", "pearson", "phase_locking", "distance"]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -51,8 +52,20 @@ class Section(BaseModel):
 class Study(Section):
     """Where the recordings lie and in which layout."""
 
-    kind: Literal["modma", "feis", "manifest", "synthetic"] = Field("modma", description="layout of the study")
+    kind: StudyName = Field("modma", description="layout of the study; docs/studies.md has them all")
     root: Place = Field("", description="folder of the study; for a manifest, the CSV or Parquet file")
+    tasks: tuple[str, ...] | None = Field(
+        None, description="only recordings of these tasks; null: all but those that the study leaves aside"
+    )
+    label_column: str | None = Field(
+        None, description="bids: the column of participants.tsv that is the label; null: group, diagnosis or label"
+    )
+
+    @model_validator(mode="after")
+    def _columns_are_bids(self) -> Self:
+        if self.label_column is not None and self.kind != "bids":
+            raise ValueError(f"label_column is for kind = bids, not {self.kind}; its labels come from elsewhere")
+        return self
 
 
 class Synth(Section):

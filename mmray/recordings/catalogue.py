@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 
 from mmray.config import Config, Study
 from mmray.errors import RecordingError, WorkspaceError
-from mmray.recordings import feis, manifest, modma
+from mmray.recordings import bids
 from mmray.recordings.found import RECORDING_ID, UNPLACED, Found, Unplaced
+from mmray.recordings.studies import STUDIES
 from mmray.schema import MODALITIES, Recording, recordings_of, recordings_table
 from mmray.storage import Workspace, is_uri
 
 __all__ = ["Catalogue", "Count", "Found", "Unplaced", "catalogue", "find", "fingerprint", "load"]
-
-# a synthetic study lies in MODMA's layout, so MODMA's reader finds it
-FINDERS: dict[str, Callable[[Path], Found]] = {
-    "modma": modma.find,
-    "feis": feis.find,
-    "manifest": manifest.find,
-    "synthetic": modma.find,
-}
 
 _MOST_UNPLACED = 10  # lines a terminal gets; unplaced.parquet has them all
 
@@ -74,7 +67,8 @@ def find(study: Study) -> Found:
     """Look through a study; cheap, no signal is read.
 
     Raises:
-        RecordingError: the root is missing or not of this layout, or a manifest is not valid.
+        RecordingError: the root is missing or not of this layout, a manifest is not valid, or study.tasks names a task
+            that nobody did.
     """
     if not study.root:
         raise RecordingError("recordings: study.root is not set; name the study's folder or manifest with --root")
@@ -88,7 +82,8 @@ def find(study: Study) -> Found:
         raise RecordingError(f"recordings: {root} is not there; check study.root (--root)")
     if study.kind != "manifest" and not root.is_dir():
         raise RecordingError(f"recordings: {root} is a file; --study {study.kind} wants the study's folder")
-    found = FINDERS[study.kind](root)
+    found = bids.find(root, study.label_column) if study.kind == "bids" else STUDIES[study.kind].find(root)
+    found = _of_tasks(found, study)
     _refuse_duplicates(found.recordings)
     _refuse_contradictions(found.recordings)
     return _only_utf8_paths(found)
@@ -103,7 +98,8 @@ def catalogue(config: Config) -> Catalogue:
     """
     found = find(config.study)
     if not found.recordings:
-        why = "; ".join(f"{item.path}: {item.reason}" for item in found.unplaced[:3]) or "the study is empty"
+        left = [*found.notes, *(f"{item.path}: {item.reason}" for item in found.unplaced[:3])]
+        why = "; ".join(left) or "the study is empty"
         raise RecordingError(f"recordings: no recording in {config.study.root} ({why})")
     workspace = Workspace(config.workspace)
     leftovers = pa.Table.from_pylist([asdict(item) for item in found.unplaced], schema=UNPLACED)
@@ -137,6 +133,29 @@ def fingerprint(recordings: list[Recording]) -> str:
     return hashlib.sha256(rows.encode()).hexdigest()
 
 
+def _of_tasks(found: Found, study: Study) -> Found:
+    """What study.tasks keeps, or all but what the study leaves aside; and a note of what is not taken."""
+    there = Counter(recording.task for recording in found.recordings)
+    if study.tasks is None:
+        kept = set(there) - set(STUDIES[study.kind].left_aside)
+    else:
+        kept = set(study.tasks)
+        for task in sorted(kept - set(there)):
+            near = difflib.get_close_matches(task, there, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(there)) or 'none'}"
+            raise RecordingError(f"recordings: study.tasks: no recording of {task!r} is in this study; {hint}")
+    aside = sorted(set(there) - kept)
+    if not aside:
+        return found
+    note = ", ".join(f"{task} ({there[task]})" for task in aside)
+    return replace(
+        found,
+        recordings=[recording for recording in found.recordings if recording.task in kept],
+        notes=(*found.notes, f"left aside: {note}; study.tasks says which tasks are taken"),
+        absent=tuple(item for item in found.absent if not item.tasks or kept.intersection(item.tasks)),
+    )
+
+
 def _count(found: Found) -> Catalogue:
     with_modality = {
         modality: {recording.subject_id for recording in found.recordings if recording.modality == modality}
@@ -152,8 +171,15 @@ def _count(found: Found) -> Catalogue:
         labels=dict(sorted(labels.items())),
         paired=len(set.intersection(*with_modality.values())),
         unplaced=found.unplaced,
-        notes=found.notes,
+        notes=(*found.notes, *_absence(found)),
     )
+
+
+def _absence(found: Found) -> tuple[str, ...]:
+    if not found.absent:
+        return ()
+    people = len({item.subject_id for item in found.absent})
+    return (f"{people} people of the study's own list lack recordings; `mmray recordings --check` names them",)
 
 
 def _label_name(recording: Recording) -> str:
@@ -211,7 +237,7 @@ def _only_utf8_paths(found: Found) -> Found:
         else:
             kept.append(recording)
     unplaced += [Unplaced(_printable(item.path), item.reason) for item in found.unplaced]
-    return Found(kept, unplaced, found.notes)
+    return replace(found, recordings=kept, unplaced=unplaced)
 
 
 def _printable(path: str) -> str:

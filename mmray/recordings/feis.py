@@ -1,36 +1,23 @@
 """FEIS: fourteen-channel EEG with imagined speech, and phonemes in the participants' own voices.
 
-S. Wellington, J. Clayton, "Fourteen-channel EEG with Imagined Speech (FEIS) dataset", v1.0 (2019), University of
-Edinburgh, doi 10.5281/zenodo.3369178, ODC-BY 1.0. Participants 01-14: 160 one-second epochs of 256 samples (12: 112),
-16 voice clips each but for 05, who has none. EEG is not time-locked to the clips: a match is a person. The label is
-whether a person speaks English natively.
+160 one-second epochs of 256 samples a participant (12: 112), and 16 voice clips each but for 05, who has none. EEG is
+not time-locked to the clips: a match is a person. The label is whether a person speaks English natively, known of 01 to
+14.
 """
 
 from __future__ import annotations
 
-import itertools
 import re
-import zipfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.csv as pacsv
-from numpy.typing import NDArray
 
 from mmray.errors import RecordingError
+from mmray.recordings.feis_epochs import read_epochs
 from mmray.recordings.found import RECORDING_ID, Found, Unplaced, entries
+from mmray.recordings.study import Expected, StudyKind
 from mmray.schema import Recording
 
-CHANNELS = ("F3", "FC5", "AF3", "F7", "T7", "P7", "O1", "O2", "P8", "T8", "F8", "AF4", "FC6", "F4")
-SAMPLING_RATE_HZ = 256.0
 _NATIVE = {"04", "05", "06", "07", "08", "10", "13"}
 _PARTICIPANTS = {f"{number:02d}" for number in range(1, 15)}  # whose mother tongue is known
-_LARGEST_CSV = 1 << 30  # bytes; the real ones unpack to 10 MB, a bomb to far more
 
 
 def find(root: Path) -> Found:
@@ -67,63 +54,6 @@ def find(root: Path) -> Found:
     return Found(recordings, unplaced, (f"{epochs:,} one-second EEG epochs",) if epochs else ())
 
 
-def read_epochs(
-    path: Path, channels: tuple[str, ...] = CHANNELS
-) -> tuple[NDArray[np.float64], tuple[tuple[int, int], ...]]:
-    """Read articulators.zip without unpacking it to disk; no name inside the archive is trusted.
-
-    Args:
-        path: the zip with one CSV: `Time:256Hz, Epoch, F3, ..., F4, Label, Stage, Flag`.
-        channels: columns to read; none are needed for the epochs alone.
-
-    Returns:
-        (C, T) µV as the headset wrote them, about a 4,200 offset; and each epoch's sample range [start, stop).
-
-    Raises:
-        RecordingError: the archive or its CSV is damaged, too large, or lacks a column.
-    """
-    options = pacsv.ConvertOptions(
-        include_columns=["Epoch", *channels],
-        column_types={"Epoch": pa.int64()} | dict.fromkeys(channels, pa.float64()),
-    )
-    try:
-        with _csv_of(path) as stream:
-            table = pacsv.read_csv(stream, convert_options=options)
-    except pa.ArrowKeyError as error:
-        raise RecordingError(f"{path}: the CSV lacks a column of FEIS: {error}") from error
-    except (
-        OSError,
-        EOFError,
-        RuntimeError,
-        ValueError,
-        zlib.error,
-        zipfile.BadZipFile,
-        pa.ArrowException,
-    ) as e:
-        raise RecordingError(f"{path}: not a zip with a readable CSV of FEIS ({e}); download it again") from e
-    if table.num_rows == 0:
-        raise RecordingError(f"{path}: the CSV holds no samples; download it again")
-    epoch_T = table["Epoch"].to_numpy()
-    cuts = [0, *(np.flatnonzero(np.diff(epoch_T)) + 1).tolist(), len(epoch_T)]
-    data_CT = np.empty((len(channels), len(epoch_T)))
-    for row, name in enumerate(channels):
-        data_CT[row] = table[name].to_numpy()
-    return data_CT, tuple(itertools.pairwise(cuts))
-
-
-@contextmanager
-def _csv_of(path: Path) -> Iterator[IO[bytes]]:
-    with zipfile.ZipFile(path) as archive:
-        members = [info for info in archive.infolist() if info.filename.lower().endswith(".csv")]
-        if len(members) != 1 or members[0].file_size > _LARGEST_CSV:
-            raise RecordingError(
-                f"{path}: wants one CSV of at most {_LARGEST_CSV >> 20} MiB, holds {len(members)}, of "
-                f"{sum(info.file_size for info in members) >> 20} MiB"
-            )
-        with archive.open(members[0]) as stream:  # yields at most the declared size, and checks its CRC
-            yield stream
-
-
 def _is_participant(folder: Path) -> bool:
     return folder.is_dir() and re.fullmatch(r"[0-9]{2}", folder.name) is not None
 
@@ -144,3 +74,14 @@ def _recording(participant: str, modality: str, suffix: str, path: Path) -> Reco
         reader="feis" if modality == "eeg" else "soundfile",
         size_bytes=path.stat().st_size,
     )
+
+
+STUDY = StudyKind(
+    find,
+    title="FEIS",
+    citation="S. Wellington, J. Clayton, Fourteen-channel EEG with Imagined Speech (FEIS) dataset, v1.0, University of "
+    "Edinburgh (2019)",
+    doi="10.5281/zenodo.3369178",
+    licence="ODC-BY 1.0",
+    expected=(Expected("eeg", 21, {"articulators": 1}), Expected("audio", 20, {"phonemes": 16})),
+)

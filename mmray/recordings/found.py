@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from mmray.errors import RecordingError
-from mmray.schema import Recording
+from mmray.schema import Modality, Recording
 from mmray.storage import is_uri
 
 RECORDING_ID = re.compile(r"[A-Za-z0-9_-]+")
@@ -32,12 +32,22 @@ class Unplaced:
 
 
 @dataclass(frozen=True)
+class Absent:
+    """Someone whom the study's own list of people names, and who has no recording of these tasks (none: of any)."""
+
+    subject_id: str
+    modality: Modality
+    tasks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Found:
-    """A study's recordings, what was left over, and a few lines worth telling the user."""
+    """A study's recordings, what was left over, a few lines worth telling the user, and who is listed without one."""
 
     recordings: list[Recording]
     unplaced: list[Unplaced]
     notes: tuple[str, ...] = ()
+    absent: tuple[Absent, ...] = ()
 
 
 def entries(folder: Path) -> list[Path]:

@@ -15,8 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmray.errors import RecordingError
+from mmray.recordings.formats import reader_of
 from mmray.recordings.found import RECORDING_ID, Found, size_of
 from mmray.recordings.signals import AUDIO_READERS, EEG_READERS
+from mmray.recordings.study import StudyKind
 from mmray.schema import MODALITIES, Recording
 from mmray.storage import is_uri
 
@@ -148,7 +150,7 @@ def _recording(row: dict[str, str], folder: Path) -> tuple[Recording | None, lis
         label=label,
         label_name=row.get("label_name") or None,
         path=path,
-        reader=reader or _usual_reader(modality, path),
+        reader=reader or reader_of(modality, path),
         size_bytes=size_bytes,
         age=age,
         gender=row.get("gender") or None,
@@ -204,13 +206,10 @@ def _reader(text: str, modality: str) -> str:
     return text
 
 
-def _usual_reader(modality: str, path: str) -> str:
-    if modality == "audio":
-        return "soundfile"
-    return "modma-mat" if path.lower().endswith(".mat") else "mne"
-
-
 def _nearest(text: str, known: Iterable[str]) -> str:
     known = list(known)
     near = difflib.get_close_matches(text.lower(), known, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+
+
+STUDY = StudyKind(find, title="manifest", citation="your own study", doi="", licence="your own")

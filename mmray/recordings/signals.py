@@ -4,32 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
-import soundfile
 from numpy.typing import NDArray
 
 from mmray.errors import RecordingError
-from mmray.recordings import feis, matlab
+from mmray.recordings import archive, feis_epochs, matlab, mne_files, modma_text, sound
+from mmray.recordings.formats import COMPANIONS
 from mmray.schema import Recording
 from mmray.storage import is_uri
-
-if TYPE_CHECKING:
-    import mne
-
-
-_OVERSHOOT = 4.0  # 12 dB over full scale
-_RATES_HZ = (4_000, 768_000)
-_LENGTH_UNKNOWN = 0x7FFF_F000  # a WAV written to a pipe claims this or more
 
 
 @dataclass(frozen=True)
@@ -71,7 +61,7 @@ def read_eeg(recording: Recording, scale_to_volts: float) -> EEGSignal:
     reader = EEG_READERS.get(recording.reader)
     if reader is None:
         raise RecordingError(f"{recording.path}: no EEG reader {recording.reader!r}; known: {', '.join(EEG_READERS)}")
-    with _local(recording.path) as path:
+    with _opened(recording) as path:
         signal = reader(path, scale_to_volts)
     if signal.data_CT.size == 0:
         raise RecordingError(f"{recording.path}: holds no EEG samples")
@@ -90,7 +80,7 @@ def read_audio(recording: Recording) -> AudioSignal:
     if reader is None:
         known = ", ".join(AUDIO_READERS)
         raise RecordingError(f"{recording.path}: no audio reader {recording.reader!r}; known: {known}")
-    with _local(recording.path) as path:
+    with _opened(recording) as path:
         return reader(path)
 
 
@@ -115,8 +105,18 @@ def content_sha256(path: str) -> str:
 
 
 def _data_files(path: Path) -> list[Path]:
-    suffixes = {".set": (".fdt",), ".vhdr": (".eeg", ".dat", ".vmrk")}.get(path.suffix.lower(), ())
+    suffixes = COMPANIONS.get(path.suffix.lower(), ())
     return [file for suffix in suffixes if (file := path.with_suffix(suffix)).is_file()]
+
+
+@contextmanager
+def _opened(recording: Recording) -> Iterator[Path]:
+    with _local(recording.path) as path:
+        if path.suffix.lower() != ".zip" or recording.reader == "feis":  # whose recordings are zips
+            yield path
+            return
+        with archive.unpacked(path) as inside:
+            yield inside
 
 
 @contextmanager
@@ -149,83 +149,29 @@ def _modma_mat(path: Path, scale_to_volts: float) -> EEGSignal:
 
 
 def _feis(path: Path, scale_to_volts: float) -> EEGSignal:
-    data_CT, spans = feis.read_epochs(path)
+    data_CT, spans = feis_epochs.read_epochs(path)
     data_CT *= scale_to_volts
-    return EEGSignal(data_CT, feis.SAMPLING_RATE_HZ, feis.CHANNELS, spans)
+    return EEGSignal(data_CT, feis_epochs.SAMPLING_RATE_HZ, feis_epochs.CHANNELS, spans)
+
+
+def _modma_text(path: Path, scale_to_volts: float) -> EEGSignal:
+    data_CT = modma_text.read_text(path, scale_to_volts)
+    return EEGSignal(data_CT, modma_text.SAMPLING_RATE_HZ, modma_text.CHANNELS, ((0, data_CT.shape[1]),))
 
 
 def _mne(path: Path, scale_to_volts: float) -> EEGSignal:
-    import mne
-
-    try:
-        raw = mne.io.read_raw(path, preload=True, verbose="error")
-        raw.pick("eeg", verbose="error")
-    except Exception as error:  # MNE raises bare Exception for an unknown FIF tag; its formats share no error type
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RecordingError(f"{path}: MNE cannot read EEG from it ({why})") from error
-    return EEGSignal(raw.get_data(), float(raw.info["sfreq"]), tuple(raw.ch_names), _spans(raw))
-
-
-def _spans(raw: mne.io.BaseRaw) -> tuple[tuple[int, int], ...]:
-    """Cut where an annotation marks a joint (EEGLAB, BrainVision: boundary) or a gap filled up (BAD_ACQ_SKIP)."""
-    notes = raw.annotations
-    gaps = []  # a boundary's duration tells how much is gone already, so it is a gap of no samples
-    for onset, duration, text in zip(notes.onset, notes.duration, notes.description, strict=True):
-        if "boundary" in text.lower() or "new segment" in text.lower():
-            gaps.append((onset, 0.0))
-        elif text.upper().startswith("BAD_ACQ_SKIP"):
-            gaps.append((onset, duration))
-    spans, start = [], 0
-    for onset, duration in sorted(gaps):
-        first, last = raw.time_as_index([onset, onset + duration], use_rounding=True, origin=notes.orig_time).tolist()
-        spans.append((start, first))
-        start = max(start, last)
-    spans.append((start, int(raw.n_times)))
-    return tuple((start, stop) for start, stop in spans if start < stop)
+    return EEGSignal(*mne_files.read(path))
 
 
 def _soundfile(path: Path) -> AudioSignal:
-    _refuse_cut_wav(path)
-    try:
-        promised = soundfile.info(path)
-        if promised.frames * promised.channels > matlab.MOST_SAMPLES:
-            raise RecordingError(f"{path}: {promised.duration / 3600:.1f} h of sound in one file; cut it into parts")
-        data_TC, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError, ValueError, TypeError, MemoryError) as error:
-        raise RecordingError(f"{path}: not audio that libsndfile can read ({error}); export the clip again") from error
-    if len(data_TC) == 0:
-        raise RecordingError(
-            f"{path}: not audio that libsndfile can read (header says 0 frames); export the clip again"
-        )
-    if not _RATES_HZ[0] <= rate <= _RATES_HZ[1]:
-        raise RecordingError(f"{path}: its header claims {rate} samples a second; export the clip again")
-    peak = float(np.abs(data_TC).max())
-    if not peak <= _OVERSHOOT:
-        raise RecordingError(f"{path}: samples are NaN or far beyond full scale (peak {peak:g}); export it as PCM")
-    # lossy decoders overshoot full scale a little
-    return AudioSignal(np.ascontiguousarray(np.clip(data_TC, -1, 1).T), float(rate))
+    return AudioSignal(*sound.read_sound(path))
 
 
-def _refuse_cut_wav(path: Path) -> None:
-    """Refuse a RIFF WAVE whose data chunk claims more bytes than the file has: libsndfile would read on in silence."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        riff, _, wave = struct.unpack("<4sI4s", file.read(12).ljust(12, b"\0"))
-        if riff != b"RIFF" or wave != b"WAVE":
-            return
-        while len(header := file.read(8)) == 8:
-            name, claimed = struct.unpack("<4sI", header)
-            held = size - file.tell()
-            if name == b"data":
-                if held < claimed < _LENGTH_UNKNOWN:
-                    raise RecordingError(
-                        f"{path}: its header claims {claimed} bytes of sound, the file holds {held}; it was cut short, "
-                        "copy or export it again"
-                    )
-                return
-            file.seek(claimed + claimed % 2, 1)
-
-
-EEG_READERS: dict[str, Callable[[Path, float], EEGSignal]] = {"modma-mat": _modma_mat, "feis": _feis, "mne": _mne}
+EEG_READERS: dict[str, Callable[[Path, float], EEGSignal]] = {
+    "modma-mat": _modma_mat,
+    "modma-txt": _modma_text,
+    "feis": _feis,
+    "mne": _mne,
+}
 AUDIO_READERS: dict[str, Callable[[Path], AudioSignal]] = {"soundfile": _soundfile}
 READERS = {**EEG_READERS, **AUDIO_READERS}

@@ -14,6 +14,7 @@ import h5py
 
 from mmray.errors import RecordingError
 from mmray.recordings import mat5, matlab
+from mmray.recordings.references import points_outside
 from mmray.schema import Modality, Recording
 
 _KNOWN = "WAV, FLAC, Ogg and MP3 are read as voice; MATLAB, EDF, BDF and EEGLAB .set as EEG"
@@ -91,7 +92,7 @@ def refuse_references(path: Path, study: str) -> None:
     try:
         if h5py.is_hdf5(path):
             with h5py.File(path, "r") as file:
-                if _points_outside(file):
+                if points_outside(file):
                     raise outside
                 data = file["EEG/data"] if "EEG/data" in file else file.get("data")
                 if data is not None and data.attrs.get("MATLAB_class") == b"char":
@@ -140,19 +141,3 @@ def _is_eeglab(path: Path) -> bool:
         raise RecordingError(f"{path}: not a whole MATLAB file; copy or export it again") from error
     # a structure, as EEGLAB's EEG is, is no numeric array; MODMA's files hold one array of every electrode
     return not any(min(array.shape, default=0) >= matlab.ELECTRODES for array in arrays.values())
-
-
-def _points_outside(group: h5py.Group, seen: set[int] | None = None) -> bool:
-    seen = set() if seen is None else seen  # groups can hold one another
-    for name in group:
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            return True
-        item = group[name]
-        if isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
-            return True
-        address = h5py.h5o.get_info(item.id).addr
-        if isinstance(item, h5py.Group) and address not in seen:
-            seen.add(address)
-            if _points_outside(item, seen):
-                return True
-    return False

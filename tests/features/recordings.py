@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mmray.config import EEG, Audio, Features
-from mmray.recordings.feis import CHANNELS
+from mmray.recordings.feis_epochs import CHANNELS
 from mmray.schema import Recording
 
 # the settings of the FEIS study: one-second epochs, one-second clips

@@ -21,7 +21,7 @@ import soundfile
 from mmray.config import Cluster, Config, digest
 from mmray.errors import ConfigError, RecordingError, ResourceError, WorkspaceError
 from mmray.features import pipeline, table
-from mmray.recordings.feis import CHANNELS
+from mmray.recordings.feis_epochs import CHANNELS
 from mmray.schema import PARTS, QUARANTINE, recordings_of, recordings_table
 from mmray.storage import Workspace
 from tests.features.recordings import FEIS, recording

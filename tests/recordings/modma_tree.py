@@ -11,7 +11,7 @@ import openpyxl
 import scipy.io
 import soundfile
 
-from mmray.recordings.modma import AUDIO, REST
+from mmray.recordings.modma_files import AUDIO, REST
 from mmray.schema import Recording
 
 SAMPLES = 600

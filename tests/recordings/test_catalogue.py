@@ -9,7 +9,7 @@ import pytest
 from mmray.config import Study, from_dict
 from mmray.errors import RecordingError, WorkspaceError
 from mmray.recordings import catalogue
-from mmray.recordings.modma import AUDIO, REST
+from mmray.recordings.modma_files import AUDIO, REST
 from mmray.storage import Workspace
 from tests.recordings.modma_tree import write_study, write_v5
 

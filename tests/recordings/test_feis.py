@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mmray.errors import RecordingError
-from mmray.recordings import feis
+from mmray.recordings import feis, feis_epochs
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def write_zip(path, text, name="articulators.csv"):
 
 
 def rows(epochs):
-    lines = [",".join(["Time:256Hz", "Epoch", *feis.CHANNELS, "Label", "Stage", "Flag"])]
+    lines = [",".join(["Time:256Hz", "Epoch", *feis_epochs.CHANNELS, "Label", "Stage", "Flag"])]
     for epoch, samples in epochs:
         lines += [",".join(["0.0", str(epoch), *["4200.5"] * 14, "m", "articulators", ""])] * samples
     return "\r\n".join(lines)
@@ -58,7 +58,7 @@ def test_a_match_is_a_person(found):
 
 def test_streamed_samples_equal_those_of_the_csv_module(real_data):
     path = real_data / "feis" / "data_eeg" / "12" / "articulators.zip"
-    data_CT, spans = feis.read_epochs(path)
+    data_CT, spans = feis_epochs.read_epochs(path)
     with zipfile.ZipFile(path) as archive, archive.open("articulators.csv") as stream:
         lines = list(csv.DictReader(io.TextIOWrapper(stream)))
     np.testing.assert_array_equal(data_CT[3], [float(line["F7"]) for line in lines])
@@ -67,12 +67,12 @@ def test_streamed_samples_equal_those_of_the_csv_module(real_data):
 
 def test_a_span_ends_where_the_epoch_number_changes(tmp_path):
     path = write_zip(tmp_path / "a.zip", rows([(0, 3), (1, 2), (0, 4)]))
-    assert feis.read_epochs(path)[1] == ((0, 3), (3, 5), (5, 9))
+    assert feis_epochs.read_epochs(path)[1] == ((0, 3), (3, 5), (5, 9))
 
 
 def test_a_member_that_points_outside_is_read_and_never_unpacked(tmp_path):
     path = write_zip(tmp_path / "in" / "a.zip", rows([(0, 3)]), "../../evil.csv")
-    feis.read_epochs(path)
+    feis_epochs.read_epochs(path)
     assert [p.name for p in tmp_path.rglob("*")] == ["in", "a.zip"]
 
 
@@ -87,7 +87,7 @@ def test_a_member_that_points_outside_is_read_and_never_unpacked(tmp_path):
 )
 def test_a_csv_that_is_not_feis_is_refused(tmp_path, text, reason):
     with pytest.raises(RecordingError, match=reason):
-        feis.read_epochs(write_zip(tmp_path / "a.zip", text))
+        feis_epochs.read_epochs(write_zip(tmp_path / "a.zip", text))
 
 
 def test_every_truncation_of_a_zip_is_refused(tmp_path):
@@ -96,7 +96,7 @@ def test_every_truncation_of_a_zip_is_refused(tmp_path):
     for kept in range(0, len(whole) - 1, max(1, len(whole) // 20)):
         path.write_bytes(whole[:kept])
         with pytest.raises(RecordingError, match=r"cut\.zip"):
-            feis.read_epochs(path)
+            feis_epochs.read_epochs(path)
 
 
 def test_changed_bytes_inside_a_zip_are_refused(tmp_path):
@@ -105,13 +105,13 @@ def test_changed_bytes_inside_a_zip_are_refused(tmp_path):
     content[len(content) // 3] ^= 0xFF
     path.write_bytes(content)
     with pytest.raises(RecordingError, match=r"a\.zip"):
-        feis.read_epochs(path)
+        feis_epochs.read_epochs(path)
 
 
 def test_a_zip_that_would_unpack_to_more_than_a_gibibyte_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(feis, "_LARGEST_CSV", 1000)
+    monkeypatch.setattr(feis_epochs, "_LARGEST_CSV", 1000)
     with pytest.raises(RecordingError, match="wants one CSV of at most"):
-        feis.read_epochs(write_zip(tmp_path / "a.zip", rows([(0, 300)])))
+        feis_epochs.read_epochs(write_zip(tmp_path / "a.zip", rows([(0, 300)])))
 
 
 def test_what_is_no_recording_and_what_cannot_be_counted_is_listed(tmp_path):

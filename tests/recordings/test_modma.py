@@ -6,10 +6,14 @@ import numpy as np
 import openpyxl
 import pytest
 
+from mmray.config import Study, from_dict
 from mmray.errors import RecordingError
-from mmray.recordings import modma
-from mmray.recordings.modma import AUDIO, REST
-from tests.recordings.modma_tree import HEADER, write_study, write_v5, write_wav, write_workbook
+from mmray.recordings import catalogue, modma, modma_files
+from mmray.recordings.found import Absent
+from mmray.recordings.modma_files import AUDIO, ERP, REST, THREE
+from mmray.recordings.signals import read_eeg
+from tests.recordings.made_files import write_edf, write_egi, write_three_channels
+from tests.recordings.modma_tree import HEADER, eeg_129, recording, write_study, write_v5, write_wav, write_workbook
 
 
 @pytest.fixture
@@ -60,7 +64,7 @@ def test_mdd_is_one_and_both_control_prefixes_are_zero(study, subject, label):
     ],
 )  # fmt: skip
 def test_a_clip_number_says_the_task(clip, task):
-    assert modma.task_of_clip(clip) == task
+    assert modma_files.task_of_clip(clip) == task
 
 
 def test_no_questionnaire_score_leaves_the_workbook(study):
@@ -166,14 +170,101 @@ def test_a_file_that_fits_nothing_is_listed_with_its_reason(study, place, reason
     assert [item for item in found.unplaced if reason in item.reason]
 
 
-@pytest.mark.parametrize("folder", ["EEG_128channels_ERP_lanzhou_2015", "EEG_3channels_resting_lanzhou_2015"])
-def test_a_folder_not_read_yet_is_listed_once(study, folder):
-    (study / folder).mkdir()
-    for number in range(5):
-        (study / folder / f"0201000{number}erp.raw").write_bytes(b"x")
-    assert [(item.path, "not read yet" in item.reason) for item in modma.find(study).unplaced] == [
-        (str(study / folder), True)
-    ]
+def whole(study):
+    """The study with its further folders, and a person of three channels alone."""
+    write_egi(study / ERP / "02010002erp 20150416 1131.raw", eeg_129(), 250, {"hcue": [10, 200]})
+    write_egi(study / ERP / "02020008_erp(n) 20150619 1709.raw", eeg_129(1), 250, {})
+    (study / ERP / "chan_info_egi_128.mat").write_bytes(b"x")
+    for subject in ("02010002", "02010005"):
+        write_three_channels(study / THREE / f"{subject}_still.txt", eeg_129()[:3])
+    return study
+
+
+def test_dot_probe_and_three_channel_recordings_are_found_with_readers_that_read_them(study):
+    found = by_id(modma.find(whole(study)))
+    erp, three = found["02010002-eeg-dot-probe"], found["02010005-eeg-rest-3ch"]
+    assert (erp.task, erp.label, three.task, three.label) == ("dot-probe", 1, "rest-3ch", 1)
+    assert found["02020008-eeg-dot-probe"].path.endswith("02020008_erp(n) 20150619 1709.raw")
+    signal = read_eeg(erp, 1.0)
+    assert signal.channels == tuple(f"E{n}" for n in range(1, 130))
+    np.testing.assert_allclose(signal.data_CT, eeg_129() * 1e-6, rtol=1e-6)
+    assert signal.spans == ((0, 600),)
+    np.testing.assert_allclose(read_eeg(three, 1e-6).data_CT, np.trunc(eeg_129()[:3]) * 1e-6)
+
+
+def test_electrode_positions_beside_the_dot_probe_recordings_are_no_leftover(study):
+    assert modma.find(whole(study)).unplaced == []
+
+
+def test_rest_and_audio_are_what_a_whole_study_yields_by_default(study):
+    before = catalogue.find(Study(root=str(study))).recordings
+    after = catalogue.find(Study(root=str(whole(study))))
+    assert after.recordings == before
+    assert "left aside: dot-probe (2), rest-3ch (2); study.tasks" in after.notes[0]
+
+
+def test_the_tasks_that_are_named_are_the_ones_taken(study):
+    tasks = ("dot-probe", "reading")
+    found = catalogue.find(Study(root=str(whole(study)), tasks=tasks))
+    assert {recording.task for recording in found.recordings} == set(tasks)
+
+
+def test_a_task_that_nobody_did_is_refused_with_the_nearest(study):
+    with pytest.raises(RecordingError, match="'dotprobe' is in this study; did you mean 'dot-probe'"):
+        catalogue.find(Study(root=str(whole(study)), tasks=("dotprobe",)))
+
+
+def test_a_study_whose_every_recording_is_left_aside_says_how_to_take_them(study, tmp_path):
+    (whole(study) / ERP).rename(tmp_path / ERP)
+    with pytest.raises(RecordingError, match="left aside: dot-probe"):
+        catalogue.catalogue(from_dict({"workspace": str(tmp_path / "ws"), "study": {"root": str(tmp_path)}}))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "1 2\n3 4\n", "1 2 3\n4 5\n", "1 2 3.5\n", "a b c\n", "1 2 3 4\n", "1,2,3\n", "9999999999999999999 1 1\n"],
+)
+def test_a_text_that_is_not_three_whole_numbers_a_row_is_refused(tmp_path, text):
+    (tmp_path / "a_still.txt").write_text(text)
+    with pytest.raises(RecordingError, match=r"a_still\.txt"):
+        read_eeg(recording(tmp_path / "a_still.txt", "modma-txt"), 1e-6)
+
+
+def test_three_channels_survive_windows_line_ends_and_trailing_blanks(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"1 2 3 \r\n-4 5 6\r\n")
+    np.testing.assert_array_equal(
+        read_eeg(recording(tmp_path / "a.txt", "modma-txt"), 1.0).data_CT, [[1, -4], [2, 5], [3, 6]]
+    )
+
+
+def bids_form(root, subject="sub-001"):
+    place = root / "EEG_LZU_2015_2_resting state"
+    names = [f"E{n}" for n in range(1, 129)]
+    write_edf(place / subject / "eeg" / f"{subject}_task-Resting-state_eeg.EDF", eeg_129()[:128, :250] / 10, names, 250)
+    (place / "participants.tsv").write_text("participant_id\tage\tgroup\nsub-001\t30\tMDD\textra\nsub-002\n")
+    return place
+
+
+def test_the_bids_form_is_read_under_its_own_ids_where_it_stands_alone(tmp_path):
+    bids_form(tmp_path)
+    found = modma.find(tmp_path)
+    [only] = found.recordings
+    assert (only.subject_id, only.task, only.label, only.label_name) == ("sub-001", "Resting-state", 1, "MDD")
+    assert any("cannot be paired" in note for note in found.notes)
+    assert found.absent == (Absent("sub-002", "eeg"),)
+    assert read_eeg(only, 1.0).channels[127] == "E128"
+
+
+def test_the_bids_form_beside_the_same_peoples_recordings_is_left_out(study):
+    bids_form(study)
+    found = modma.find(study)
+    assert "sub-001" not in {recording.subject_id for recording in found.recordings}
+    assert any("under other ids" in reason for reason in reasons(found))
+
+
+def test_a_person_of_a_workbook_without_a_file_is_absent(study):
+    write_workbook(study / REST / f"subjects_information_{REST}.xlsx", [("02010002", "MDD"), ("02010099", "MDD")])
+    assert modma.find(study).absent == (Absent("02010099", "eeg", ("rest",)),)
 
 
 def test_hidden_files_and_excel_locks_are_passed_over(study):

@@ -1,0 +1,83 @@
+"""EEG files that MNE reads: EDF, BDF, BrainVision, EEGLAB, FIF, EGI simple binary and what else it knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmray.errors import RecordingError
+from mmray.recordings.electrodes import electrode_names
+from mmray.recordings.sidecar import refuse_conflict
+
+if TYPE_CHECKING:
+    import mne
+
+Spans = tuple[tuple[int, int], ...]
+
+
+def read(path: Path) -> tuple[NDArray[np.float64], float, tuple[str, ...], Spans]:
+    """Read the EEG channels of a file.
+
+    Returns:
+        C x T volts, the sampling rate in Hz, C electrode names, and the spans without a discontinuity.
+
+    Raises:
+        RecordingError: MNE cannot read the file, or its data lies outside its folder, two channels are one electrode,
+            or a BIDS sidecar states another rate.
+    """
+    try:
+        raw = _raw(path)
+        raw.pick("eeg", verbose="error")
+        data_CT: NDArray[np.float64] = raw.get_data()
+    except Exception as error:  # MNE raises bare Exception for an unknown FIF tag; its formats share no error type
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RecordingError(f"{path}: MNE cannot read EEG from it ({why})") from error
+    folder = path.resolve().parent
+    for file in raw.filenames:
+        # a symlinked header is at home in the folder it leads to, or in the one it stands in
+        if file is not None and Path(file).resolve().parent not in (folder, path.parent.resolve()):
+            raise RecordingError(f"{path}: its header names data outside its folder ({file}); put it beside the header")
+    rate = float(raw.info["sfreq"])
+    refuse_conflict(path, rate)
+    try:
+        names = electrode_names(raw.ch_names)
+    except RecordingError as error:
+        raise RecordingError(f"{path}: {error}") from error
+    return data_CT, rate, names, spans(raw)
+
+
+def spans(raw: mne.io.BaseRaw) -> Spans:
+    """Sample ranges between joints, gaps and what someone marked as bad.
+
+    EEGLAB's and BrainVision's `boundary` and `New Segment` are joints; an annotation that begins with BAD, as MNE's
+    convention has it (BAD_ACQ_SKIP, a filled gap, is one), is cut out for as long as it lasts.
+    """
+    notes = raw.annotations
+    gaps = []  # a boundary's duration tells how much is gone already, so it is a gap of no samples
+    for onset, duration, text in zip(notes.onset, notes.duration, notes.description, strict=True):
+        if "boundary" in text.lower() or "new segment" in text.lower():
+            gaps.append((onset, 0.0))
+        elif text.upper().startswith("BAD"):
+            gaps.append((onset, duration))
+    kept, start = [], 0
+    for onset, duration in sorted(gaps):
+        first, last = raw.time_as_index([onset, onset + duration], use_rounding=True, origin=notes.orig_time).tolist()
+        kept.append((start, first))
+        start = max(start, last)
+    kept.append((start, int(raw.n_times)))
+    return tuple((start, stop) for start, stop in kept if start < stop)
+
+
+def _raw(path: Path) -> Any:
+    import mne
+
+    if path.suffix.lower() == ".raw":
+        return mne.io.read_raw_egi(path, preload=True, events_as_annotations=True, verbose="error")
+    if path.suffix.lower() in (".edf", ".bdf"):
+        with path.open("rb") as file:
+            if file.read(256)[192:197] in (b"EDF+D", b"BDF+D"):
+                raise ValueError("its records are not contiguous, EDF+D, and MNE would join them; export EDF+C")
+    return mne.io.read_raw(path, preload=True, verbose="error")
