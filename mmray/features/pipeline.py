@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -25,9 +26,10 @@ from mmray.errors import ConfigError, MmrayError, RecordingError, ResourceError,
 from mmray.features.extract import decisions, extract, shape
 from mmray.features.quality import Decisions
 from mmray.recordings import catalogue
+from mmray.recordings.sidecar import Stated, stated_rate
 from mmray.recordings.signals import content_sha256
 from mmray.schema import DECISIONS, MODALITIES, PARTS, QUARANTINE, Recording
-from mmray.storage import Workspace
+from mmray.storage import Workspace, is_uri
 
 _VERSIONS = ("mmray", "mne", "librosa", "scipy", "numpy")
 _GROUP_BYTES = 16 << 20  # small recordings share a task: starting one costs as much as a clip
@@ -115,7 +117,7 @@ def prepare(config: Config, strict: bool = False) -> PrepareSummary:
                     raise _STOPS.get(outcome.exit_code, MmrayError)(outcome.reason)
                 outcomes[outcome.recording_id] = outcome
                 advance(note=outcome.recording_id)
-    _refuse_shared(recordings, outcomes)
+    _refuse_copies(recordings, outcomes)
     _publish(workspace, key, recordings, outcomes, provenance)
     summary = _summarise(key, recordings, outcomes)
     listed = "\n".join(f"  {reason}" for _, reason in summary.reasons[:_MOST_REASONS])
@@ -177,9 +179,10 @@ def _prepare_one(
     sha = ""
     try:
         sha = content_sha256(recording.path)
-        if refused is not None and refused[0] == sha:
+        stated = None if is_uri(recording.path) else stated_rate(Path(recording.path))
+        if refused is not None and refused[0] == sha and stated is None:  # a sidecar can have been corrected
             return _Outcome(recording.recording_id, "quarantined", source_sha256=sha, reason=refused[1])
-        part = f"{recording.modality}/{recording.recording_id}-{_made_from(recording, sha)}.parquet"
+        part = f"{recording.modality}/{recording.recording_id}-{_made_from(recording, sha, stated)}.parquet"
         status, there = "unchanged", _there(workspace, "features", key, part)
         if there is None:
             table = extract(recording, features, sha)
@@ -197,11 +200,15 @@ def _prepare_one(
         return _Outcome(recording.recording_id, "quarantined", source_sha256=sha, reason=reason)
 
 
-def _made_from(recording: Recording, sha: str) -> str:
-    """What a part's rows depend on besides the settings: the bytes, the labels that they carry, and the software."""
+def _made_from(recording: Recording, sha: str, stated: Stated | None) -> str:
+    """What a part's rows depend on besides the settings.
+
+    The bytes and the rate that a sidecar states of them, the labels that they carry, and the software.
+    """
     row = recording
     fields = (row.recording_id, row.subject_id, row.pair_id, row.modality, row.session, row.task, row.label, row.reader)
-    return digest(sha, json.dumps(fields), json.dumps(_versions()))
+    rate = [] if stated is None else [stated.sampling_rate_hz]
+    return digest(sha, json.dumps(fields), json.dumps(_versions()), *rate)
 
 
 def _there(workspace: Workspace, *part: str) -> tuple[int, Decisions | None] | None:
@@ -219,16 +226,18 @@ def _there(workspace: Workspace, *part: str) -> tuple[int, Decisions | None] | N
 def _refused(workspace: Workspace, key: str, provenance: dict[str, Any]) -> dict[tuple[str, str], tuple[str, str]]:
     """(id, path) -> (hash, reason) of what the last run quarantined, if the same software saw the same recordings."""
     folder = ("features", key)
-    if not (workspace.exists(*folder, "quarantine.parquet") and workspace.exists(*folder, "provenance.json")):
+    if not all(workspace.exists(*folder, f) for f in ("quarantine.parquet", "provenance.json", "parts.parquet")):
         return {}
     before = workspace.read_json(*folder, "provenance.json")
     if any(before.get(name) != provenance[name] for name in ("versions", "recordings_sha256")):
         return {}
     rows = workspace.read_table(*folder, "quarantine.parquet").to_pylist()
+    used = workspace.read_table(*folder, "parts.parquet")["source_sha256"].to_pylist()
+    held = Counter([*used, *(row["source_sha256"] for row in rows)])
     return {
         (row["recording_id"], row["path"]): (row["source_sha256"], row["reason"])
         for row in rows
-        if row["source_sha256"]
+        if held[row["source_sha256"]] == 1 and row["source_sha256"]  # a copy is judged anew: the other may have changed
     }
 
 
@@ -245,19 +254,27 @@ def _versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in _VERSIONS}
 
 
-def _refuse_shared(recordings: list[Recording], outcomes: dict[str, _Outcome]) -> None:
-    """Quarantine the same bytes under two people: one of them would be tested on what the other was trained on."""
-    owners: dict[str, set[str]] = {}
-    for recording in recordings:
+def _refuse_copies(recordings: list[Recording], outcomes: dict[str, _Outcome]) -> None:
+    """Quarantine the same bytes under two people, and all but the first under one.
+
+    Of two people one would be tested on what the other was trained on; one person's segments would count twice.
+    """
+    same: dict[str, list[Recording]] = {}
+    for recording in sorted(recordings, key=lambda r: r.recording_id):
         outcome = outcomes[recording.recording_id]
         if outcome.status != "quarantined":
-            owners.setdefault(outcome.source_sha256, set()).add(recording.subject_id)
-    for recording in recordings:
-        outcome = outcomes[recording.recording_id]
-        shared = sorted(owners.get(outcome.source_sha256, ()))
-        if outcome.status != "quarantined" and len(shared) > 1:
-            reason = f"{recording.path}: the same bytes belong to subjects {', '.join(shared)}; keep the right one"
-            outcomes[recording.recording_id] = replace(outcome, status="quarantined", segments=0, reason=reason)
+            same.setdefault(outcome.source_sha256, []).append(recording)
+    for copies in same.values():
+        subjects = sorted({recording.subject_id for recording in copies})
+        first = copies[0]
+        for recording in copies if len(subjects) > 1 else copies[1:]:
+            if len(subjects) > 1:
+                why = f"the same bytes belong to subjects {', '.join(subjects)}; keep the right one"
+            else:
+                why = f"the same bytes as {first.path} ({first.recording_id}) of the same person; counted once"
+            outcome = outcomes[recording.recording_id]
+            quarantined = replace(outcome, status="quarantined", segments=0, reason=f"{recording.path}: {why}")
+            outcomes[recording.recording_id] = quarantined
 
 
 def _publish(
@@ -296,8 +313,9 @@ def _publish(
     workspace.write_table(pa.Table.from_pylist(decided, schema=DECISIONS), *folder, "quality.parquet")
     workspace.write_json(provenance | {"counts": counts}, *folder, "provenance.json")
     workspace.write_table(pa.Table.from_pylist(parts, schema=PARTS), *folder, "parts.parquet")
-    # a reader may still hold the manifest before this one: its parts stay until the next
-    for path in sorted(there - before - {row["path"] for row in parts}):
+    # a reader may still hold the manifest before this one: its parts stay until the next; so do those of copies, which
+    # are judged anew each time
+    for path in sorted(there - before - {outcome.part for outcome in outcomes.values()}):
         workspace.delete(*folder, path)
 
 

@@ -34,7 +34,7 @@ def stated_rate(path: Path) -> Stated | None:
                 f"{path}: its sidecar {sidecar} is not JSON ({error}); correct or remove it"
             ) from error
         rate = said.get("SamplingFrequency") if isinstance(said, dict) else None
-        if isinstance(rate, int | float) and rate > 0:
+        if isinstance(rate, int | float) and not isinstance(rate, bool) and rate > 0:
             return Stated(float(rate), sidecar)
     return None
 

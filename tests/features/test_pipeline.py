@@ -25,6 +25,7 @@ from mmray.recordings.feis_epochs import CHANNELS
 from mmray.schema import PARTS, QUARANTINE, recordings_of, recordings_table
 from mmray.storage import Workspace
 from tests.features.recordings import FEIS, recording
+from tests.recordings.made_files import rhythms, write_edf
 
 KEY = digest(FEIS)
 BROKEN = {
@@ -229,6 +230,43 @@ def test_the_same_bytes_under_two_people_are_quarantined(prepared, study, tmp_pa
     assert not {clip.recording_id, "twin"} & set(read(prepared, "parts")["recording_id"].to_pylist())
 
 
+def test_the_same_bytes_twice_under_one_person_count_once(prepared, study, tmp_path):
+    clip = next(item for item in study if item.recording_id.startswith("02-audio"))
+    copy = Path(shutil.copy(clip.path, tmp_path / "copy.wav"))
+    twin = replace(clip, recording_id=f"{clip.recording_id}-again", path=str(copy))
+    write_recordings(prepared, [*study, twin])
+    summary = pipeline.prepare(config_of(prepared))
+    assert f"the same bytes as {clip.path} ({clip.recording_id})" in dict(summary.reasons)[twin.recording_id]
+    parts = read(prepared, "parts")["recording_id"].to_pylist()
+    assert clip.recording_id in parts
+    assert twin.recording_id not in parts
+    times = times_of(prepared)
+    assert pipeline.prepare(config_of(prepared)).prepared == {"eeg": 0, "audio": 0}
+    assert times_of(prepared) == times
+
+
+def test_what_was_a_copy_is_taken_once_the_other_has_changed_in_place(prepared, study, tmp_path):
+    clip = next(item for item in study if item.recording_id.startswith("02-audio"))
+    copy = Path(shutil.copy(clip.path, tmp_path / "copy.wav"))
+    first = replace(clip, recording_id="00-first", path=str(copy))
+    write_recordings(prepared, [*study, first])
+    assert clip.recording_id in dict(pipeline.prepare(config_of(prepared)).reasons)
+    reversed_copy(clip.path, copy)
+    assert not {clip.recording_id, "00-first"} & set(dict(pipeline.prepare(config_of(prepared)).reasons))
+
+
+def test_a_corrected_sidecar_takes_a_recording_out_of_quarantine(prepared, study, tmp_path):
+    path = write_edf(tmp_path / "sub-1_eeg.edf", rhythms(14, 5, 256), list(CHANNELS), 256)
+    sidecar = path.with_suffix(".json")
+    sidecar.write_text('{"SamplingFrequency": 500}')
+    write_recordings(prepared, [*study, recording(path, "eeg", "mne", name="s1-sidecar")])
+    assert "says 500 Hz" in dict(pipeline.prepare(config_of(prepared)).reasons)["s1-sidecar"]
+    sidecar.write_text('{"SamplingFrequency": 256}')
+    assert pipeline.prepare(config_of(prepared)).prepared == {"eeg": 1, "audio": 0}
+    sidecar.write_text('{"SamplingFrequency": 250}')
+    assert "s1-sidecar" in dict(pipeline.prepare(config_of(prepared)).reasons)
+
+
 def test_a_removed_recording_and_one_that_broke_lose_their_rows_and_files(prepared, study, tmp_path):
     gone, broke = (item for item in study if item.recording_id in ("01-eeg-01", "06-eeg-06"))
     bad = tmp_path / "bad.zip"
@@ -258,7 +296,7 @@ def test_a_file_mended_in_place_leaves_quarantine(prepared, study, tmp_path):
     file.write_bytes(b"")
     write_recordings(prepared, [*study, replace(clip, recording_id="s1-mended", path=str(file))])
     assert "s1-mended" in dict(pipeline.prepare(config_of(prepared)).reasons)
-    shutil.copy(clip.path, file)
+    reversed_copy(clip.path, file)
     summary = pipeline.prepare(config_of(prepared))
     assert summary.prepared == {"eeg": 0, "audio": 1}
     assert "s1-mended" not in dict(summary.reasons)
@@ -267,9 +305,10 @@ def test_a_file_mended_in_place_leaves_quarantine(prepared, study, tmp_path):
 def test_a_corrected_reader_takes_a_recording_out_of_quarantine(prepared, study):
     file = next(item for item in study if item.modality == "eeg" and item.reader == "feis")
     wrong = replace(file, recording_id="s1-reader", reader="mne")
-    write_recordings(prepared, [*study, wrong])
+    others = [item for item in study if item is not file]
+    write_recordings(prepared, [*others, wrong])
     assert "s1-reader" in dict(pipeline.prepare(config_of(prepared)).reasons)
-    write_recordings(prepared, [*study, replace(wrong, reader="feis")])
+    write_recordings(prepared, [*others, replace(wrong, reader="feis")])
     assert pipeline.prepare(config_of(prepared)).prepared == {"eeg": 1, "audio": 0}
 
 

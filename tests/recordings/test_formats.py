@@ -1,0 +1,166 @@
+"""Every format goes the whole way: found, read, and made into segment graphs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+
+import mne
+import numpy as np
+import pytest
+import soundfile
+
+from mmray.config import Study, from_dict
+from mmray.errors import RecordingError
+from mmray.features.extract import extract
+from mmray.recordings import catalogue
+from mmray.recordings.signals import read_eeg
+from tests.recordings.made_files import rhythms, write_brainvision, write_edf
+from tests.recordings.modma_tree import recording
+
+NAMES = ["F3", "F4", "C3", "C4", "P3", "P4", "O1", "O2"]
+FEATURES = from_dict(
+    {"features": {"eeg": {"montage": "standard_1020", "channels": NAMES, "segment_s": 1, "neighbours": 3},
+                  "audio": {"segment_s": 1, "nodes": 8, "neighbours": 3}}}
+).features  # fmt: skip
+RATE = 200
+
+
+@pytest.fixture(scope="module")
+def data():
+    return rhythms(8, 6, RATE)
+
+
+def raw_of(data):
+    return mne.io.RawArray(data * 1e-6, mne.create_info(NAMES, RATE, "eeg"), verbose="error")
+
+
+WRITERS = {
+    "edf": lambda path, data: write_edf(path, data, [f"EEG {name}-REF" for name in NAMES], RATE),
+    "bdf": lambda path, data: write_edf(path, data, [f"{name.upper()}." for name in NAMES], RATE),
+    "vhdr": lambda path, data: write_brainvision(path, data, NAMES, RATE),
+    "fif": lambda path, data: raw_of(data).save(path, verbose="error"),
+}
+
+
+def write(root, suffix, data):
+    path = root / "sub-01" / "eeg" / f"sub-01_task-rest_eeg.{suffix}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    WRITERS[suffix](path, data)
+    return path
+
+
+@pytest.mark.parametrize("suffix", list(WRITERS))
+def test_a_generated_recording_becomes_the_graphs_of_its_own_signal(tmp_path, data, suffix):
+    write(tmp_path, suffix, data)
+    [found] = catalogue.find(Study(kind="bids", root=str(tmp_path))).recordings
+    signal = read_eeg(found, 1.0)
+    np.testing.assert_allclose(signal.data_CT * 1e6, data, atol=0.06)
+    rows = extract(found, FEATURES)
+    assert rows.num_rows == 6
+    assert rows["x"].combine_chunks().to_numpy_ndarray().shape[1:] == (8, 8)
+
+
+def test_channels_in_another_order_and_spelling_give_the_same_rows(tmp_path, data):
+    straight = write_edf(tmp_path / "a.edf", data, NAMES, RATE)
+    order = [5, 2, 7, 0, 1, 6, 4, 3]
+    names = [f"EEG {NAMES[place].upper()}-LE" for place in order]
+    mixed = write_edf(tmp_path / "b.edf", data[order], names, RATE)
+    one, two = (extract(recording(path, "mne"), FEATURES, "same") for path in (straight, mixed))
+    assert one.drop_columns(["segment_id"]).equals(two.drop_columns(["segment_id"]))
+
+
+def test_an_ambiguous_channel_is_refused_with_the_files_name(tmp_path, data):
+    path = write_edf(tmp_path / "a.edf", data, ["C3-A1", "C3-A2", *NAMES[2:]], RATE)
+    with pytest.raises(RecordingError, match=r"a\.edf: channels 'C3-A1' and 'C3-A2' are both electrode C3"):
+        read_eeg(recording(path, "mne"), 1.0)
+
+
+def test_the_real_eeglab_recording_goes_the_whole_way(real_data, tmp_path):
+    place = tmp_path / "sub-1" / "eeg"
+    place.mkdir(parents=True)
+    header = zipfile.ZipFile(tmp_path / "set.zip", "w")
+    for suffix in ("set", "fdt"):
+        file = real_data / "eeglab" / f"eeglab_data.{suffix}"
+        shutil.copy(file, place / f"sub-1_task-x_eeg.{suffix}")
+        header.write(file, f"folder/eeglab_data.{suffix}")
+    header.close()
+    channels = ["F3", "Fz", "F4", "C3", "Cz", "C4", "P3", "Pz", "P4", "O1", "Oz", "O2"]
+    settings = {"montage": "standard_1020", "channels": channels, "neighbours": 4, "lowpass_hz": 40}
+    features = from_dict({"features": {"eeg": settings}}).features
+    [found] = catalogue.find(Study(kind="bids", root=str(tmp_path))).recordings
+    rows = extract(found, features, "same")
+    assert rows.num_rows > 40
+    zipped = extract(recording(tmp_path / "set.zip", "mne"), features, "same")
+    assert zipped["x"].equals(rows["x"])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "form", "subtype"),
+    [
+        ("wav", "WAV", "PCM_16"),
+        ("flac", "FLAC", "PCM_16"),
+        ("ogg", "OGG", "VORBIS"),
+        ("mp3", "MP3", "MPEG_LAYER_III"),
+    ],
+)
+def test_every_kind_of_sound_beside_bids_becomes_graphs(tmp_path, suffix, form, subtype):
+    time_T = np.arange(3 * 44100) / 44100
+    voice_T = 0.2 * np.sign(np.sin(2 * np.pi * 140 * time_T)) * (1 + np.sin(2 * np.pi * 3 * time_T)) / 2
+    path = tmp_path / "sub-01" / "audio" / f"sub-01_task-story_audio.{suffix}"
+    path.parent.mkdir(parents=True)
+    soundfile.write(path, voice_T, 44100, format=form, subtype=subtype)
+    [found] = catalogue.find(Study(kind="bids", root=str(tmp_path))).recordings
+    assert extract(found, FEATURES).num_rows >= 2
+
+
+def test_records_with_gaps_between_them_are_refused(tmp_path, data):
+    path = write_edf(tmp_path / "a.edf", data, NAMES, RATE, reserved="EDF+D")
+    with pytest.raises(RecordingError, match="not contiguous"):
+        read_eeg(recording(path, "mne"), 1.0)
+
+
+def sidecar(path, rate):
+    path.write_text(json.dumps({"SamplingFrequency": rate, "TaskName": "rest"}))
+    return path
+
+
+@pytest.mark.parametrize(
+    "place", ["sub-01/eeg/sub-01_task-rest_eeg.json", "sub-01/sub-01_eeg.json", "task-rest_eeg.json"]
+)
+def test_a_rate_that_header_and_sidecar_disagree_on_is_refused_naming_both(tmp_path, data, place):
+    path = write(tmp_path, "edf", data)
+    stated = sidecar(tmp_path / place, 250)
+    with pytest.raises(RecordingError) as error:
+        read_eeg(recording(path, "mne"), 1.0)
+    assert all(part in str(error.value) for part in (str(path), str(stated), "200 Hz", "250 Hz"))
+
+
+def test_the_nearest_sidecar_speaks_and_those_of_other_tasks_do_not(tmp_path, data):
+    path = write(tmp_path, "edf", data)
+    sidecar(tmp_path / "task-story_eeg.json", 999)
+    sidecar(tmp_path / "task-rest_eeg.json", 999)
+    sidecar(path.with_suffix(".json"), 200.0001)
+    assert read_eeg(recording(path, "mne"), 1.0).sampling_rate_hz == 200
+
+
+@pytest.mark.parametrize("rate", ["n/a", None, 0, -5, True])
+def test_a_sidecar_that_states_no_rate_does_no_harm(tmp_path, data, rate):
+    path = write(tmp_path, "edf", data)
+    sidecar(path.with_suffix(".json"), rate)
+    assert read_eeg(recording(path, "mne"), 1.0).sampling_rate_hz == 200
+
+
+def test_a_sidecar_that_is_no_json_is_refused(tmp_path, data):
+    path = write(tmp_path, "edf", data)
+    path.with_suffix(".json").write_text("{")
+    with pytest.raises(RecordingError, match="not JSON"):
+        read_eeg(recording(path, "mne"), 1.0)
+
+
+def test_what_someone_marked_as_bad_is_cut_out(tmp_path, data):
+    raw = raw_of(data)
+    raw.set_annotations(mne.Annotations([1.0, 2.5, 4.0], [0.5, 0.25, 0.5], ["BAD blink", "bad_muscle", "not bad"]))
+    raw.save(tmp_path / "a_raw.fif", verbose="error")
+    assert read_eeg(recording(tmp_path / "a_raw.fif", "mne"), 1.0).spans == ((0, 200), (300, 500), (550, 1200))
