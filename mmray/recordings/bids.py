@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mmray.errors import RecordingError
 from mmray.recordings.formats import AUDIO_SUFFIXES, COMPANIONS, EEG_SUFFIXES
-from mmray.recordings.found import RECORDING_ID, Absent, Found, Unplaced, entries
+from mmray.recordings.found import NO_FILE, RECORDING_ID, Absent, Found, Unplaced, entries, size_of
 from mmray.recordings.participants import Participant, read_participants
 from mmray.recordings.study import StudyKind
 from mmray.schema import Modality, Recording
@@ -54,8 +54,9 @@ def find(root: Path, label_column: str | None = None) -> Found:
                         unplaced.append(Unplaced(str(path), "its header (.vhdr or .set) is not there"))
     with_eeg = {recording.subject_id for recording in recordings if recording.modality == "eeg"}
     absent = tuple(Absent(subject, "eeg") for subject in people.rows if subject not in with_eeg)
-    label = f"labels from column {people.label_column} of participants.tsv" if people.label_column else "no labels"
-    return Found(recordings, unplaced, (*_described(root / "dataset_description.json"), label), absent)
+    label = f"column {people.label_column}" if people.label_column else "no column (study.label_column can name one)"
+    notes = (*_described(root / "dataset_description.json"), f"labels from {label} of participants.tsv")
+    return Found(recordings, unplaced, notes, absent)
 
 
 def _recording(
@@ -76,6 +77,8 @@ def _recording(
         return Unplaced(str(path), f"its name does not say {session}, the folder does")
     if not RECORDING_ID.fullmatch(path.stem):
         return Unplaced(str(path), "its name may hold only letters, digits, '-' and '_'")
+    if (size := size_of(str(path))) is None:
+        return Unplaced(str(path), NO_FILE)
     person = person or Participant()
     return Recording(
         recording_id=path.stem,
@@ -88,7 +91,7 @@ def _recording(
         label_name=person.label_name,
         path=str(path),
         reader="mne" if modality == "eeg" else "soundfile",
-        size_bytes=path.stat().st_size,
+        size_bytes=size,
         age=person.age,
         gender=person.gender,
         education_years=person.education_years,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mmray.errors import RecordingError
 from mmray.recordings.formats import AUDIO_SUFFIXES, COMPANIONS, EEG_SUFFIXES
-from mmray.recordings.found import Found, Unplaced, entries
+from mmray.recordings.found import NO_FILE, Found, Unplaced, entries, size_of
 from mmray.recordings.study import Expected, StudyKind
 from mmray.schema import Modality, Recording
 
@@ -52,8 +52,10 @@ def _recording(subject: str, modality: Modality, path: Path) -> Recording | Unpl
     suffix = path.suffix.lower()
     if suffix in (samples for suffixes in COMPANIONS.values() for samples in suffixes):
         return None
-    if suffix not in _SUFFIXES[modality] or not path.is_file():
-        return Unplaced(str(path), f"not read: neither of {' '.join(_SUFFIXES[modality])}")
+    if suffix not in _SUFFIXES[modality]:
+        return Unplaced(str(path), f"not read: none of {' '.join(_SUFFIXES[modality])}")
+    if (size := size_of(str(path))) is None:
+        return Unplaced(str(path), NO_FILE)
     clip = _CLIP.fullmatch(path.stem)
     name = f"{subject}-{modality}-{path.stem}"
     return Recording(
@@ -67,7 +69,7 @@ def _recording(subject: str, modality: Modality, path: Path) -> Recording | Unpl
         label_name=None,
         path=str(path),
         reader="mne" if modality == "eeg" else "soundfile",
-        size_bytes=path.stat().st_size,
+        size_bytes=size,
     )
 
 

@@ -62,6 +62,9 @@ def entries(folder: Path) -> list[Path]:
         raise RecordingError(f"recordings: cannot list {folder}: {error.strerror}; check its permissions") from error
 
 
+NO_FILE = "no file is there, or a link to one that is not; copy or fetch it (datalad get)"
+
+
 def size_of(path: str) -> int | None:
     """A file's bytes on the local disk or in an object store; None where there is no such file."""
     try:

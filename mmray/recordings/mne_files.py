@@ -35,10 +35,10 @@ def read(path: Path) -> tuple[NDArray[np.float64], float, tuple[str, ...], Spans
     except Exception as error:  # MNE raises bare Exception for an unknown FIF tag; its formats share no error type
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RecordingError(f"{path}: MNE cannot read EEG from it ({why})") from error
-    folder = path.resolve().parent
+    # DataLad's files are links into a store: a header is at home where it stands, and where it leads to
+    folders = (path.parent.resolve(), path.resolve().parent)
     for file in raw.filenames:
-        # a symlinked header is at home in the folder it leads to, or in the one it stands in
-        if file is not None and Path(file).resolve().parent not in (folder, path.parent.resolve()):
+        if file is not None and Path(file).parent.resolve() not in folders:
             raise RecordingError(f"{path}: its header names data outside its folder ({file}); put it beside the header")
     rate = float(raw.info["sfreq"])
     refuse_conflict(path, rate)

@@ -123,7 +123,7 @@ def test_an_encrypted_member_is_refused(tmp_path, edf):
     content[6] |= 1  # its local header, and its line of the directory
     content[content.index(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(content)
-    assert "encrypted" in refusal(path)
+    assert "is encrypted; unpack it yourself" in refusal(path)
 
 
 def test_a_bomb_is_refused_by_its_ratio_before_it_is_unpacked(tmp_path):
@@ -168,6 +168,18 @@ def test_a_header_that_names_data_outside_the_archive_is_refused(tmp_path, tempo
     outside = write_brainvision(tmp_path / "secret.vhdr", rhythms(3, 4, 100), NAMES, 100)
     text = outside.read_text().replace("DataFile=secret.eeg", f"DataFile={tmp_path}/secret.eeg")
     assert "data outside its folder" in refusal(packed(tmp_path / "z.zip", {"a.vhdr": text.encode()}))
+
+
+def test_a_dataset_of_links_into_a_store_is_read(tmp_path):
+    """As DataLad and git-annex lay it out: each file is a link into a folder of its own."""
+    header = write_brainvision(tmp_path / "made" / "b.vhdr", rhythms(3, 4, 100), NAMES, 100)
+    (tmp_path / "data").mkdir()
+    for number, suffix in enumerate((".vhdr", ".eeg", ".vmrk")):
+        stored = tmp_path / "store" / str(number) / f"KEY{suffix}"
+        stored.parent.mkdir(parents=True)
+        header.with_suffix(suffix).rename(stored)
+        (tmp_path / "data" / f"b{suffix}").symlink_to(stored)
+    assert read_eeg(recording(tmp_path / "data" / "b.vhdr", "mne"), 1).data_CT.shape == (3, 400)
 
 
 def test_an_hdf5_file_inside_that_reaches_out_is_refused(tmp_path):

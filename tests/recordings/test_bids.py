@@ -148,6 +148,14 @@ def test_a_file_that_fits_nothing_is_listed_with_its_reason(tmp_path, name, reas
     assert [line.endswith(reason) or reason in line for line in reasons(found)] == [True]
 
 
+def test_a_link_whose_file_was_not_fetched_is_listed(tmp_path):
+    link = tree(tmp_path) / "sub-02" / "eeg" / "sub-02_task-far_eeg.edf"
+    link.symlink_to(tmp_path / ".git" / "annex" / "objects" / "gone.edf")
+    found = bids.find(tmp_path)
+    assert len(found.recordings) == 7
+    assert [item.path for item in found.unplaced if "datalad get" in item.reason] == [str(link)]
+
+
 def test_parts_of_a_split_file_are_one_recording(tmp_path):
     names = [f"sub-01/eeg/sub-01_task-rest_split-{n:02d}_eeg.fif" for n in (1, 2, 3)]
     assert list(by_id(bids.find(tree(tmp_path, names)))) == ["sub-01_task-rest_split-01_eeg"]

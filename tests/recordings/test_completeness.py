@@ -61,6 +61,13 @@ def test_a_lost_clip_is_told_by_subject_and_task(whole):
     assert "02010004 has 28 of 29 audio recordings; missing 1 of words" in report.render()
 
 
+def test_more_people_do_not_make_up_for_a_lost_clip(whole):
+    for clip in range(1, 30):
+        touch(whole / AUDIO / "02010099" / f"{clip:02d}.wav")
+    (whole / AUDIO / "02010004" / "24.wav").unlink()
+    assert not check(whole).complete
+
+
 def test_a_lost_subject_is_told_by_count_and_by_name_where_a_workbook_has_it(whole):
     (whole / REST / "02010007rest.mat").unlink()
     assert not check(whole).complete

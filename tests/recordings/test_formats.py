@@ -137,9 +137,15 @@ def test_a_rate_that_header_and_sidecar_disagree_on_is_refused_naming_both(tmp_p
     assert all(part in str(error.value) for part in (str(path), str(stated), "200 Hz", "250 Hz"))
 
 
-def test_the_nearest_sidecar_speaks_and_those_of_other_tasks_do_not(tmp_path, data):
+def test_a_sidecar_of_another_task_does_not_speak(tmp_path, data):
     path = write(tmp_path, "edf", data)
     sidecar(tmp_path / "task-story_eeg.json", 999)
+    sidecar(path.with_name("sub-02_task-rest_eeg.json"), 999)
+    assert read_eeg(recording(path, "mne"), 1.0).sampling_rate_hz == 200
+
+
+def test_the_nearest_sidecar_speaks(tmp_path, data):
+    path = write(tmp_path, "edf", data)
     sidecar(tmp_path / "task-rest_eeg.json", 999)
     sidecar(path.with_suffix(".json"), 200.0001)
     assert read_eeg(recording(path, "mne"), 1.0).sampling_rate_hz == 200
