@@ -58,6 +58,7 @@ class Check:
     short: list[Short]
     absent: list[Absent]
     unplaced: list[Unplaced]
+    notes: tuple[str, ...]
     complete: bool
 
     @property
@@ -73,7 +74,12 @@ class Check:
                 f"{part.modality:<12}{', '.join(part.tasks)}: {part.recordings} of {part.expected_recordings} "
                 f"recordings, {part.subjects} of {part.expected_subjects} subjects"
             )
-        missing = [f"{item.subject_id} has {_of(item)}" for item in self.short]
+        lines.extend(f"note        {note}" for note in self.notes)
+        fewer = [part for part in self.parts if part.subjects < part.expected_subjects]
+        missing = [
+            f"{p.expected_subjects - p.subjects} people without {p.modality} {', '.join(p.tasks)}" for p in fewer
+        ]
+        missing += [f"{item.subject_id} has {_of(item)}" for item in self.short]
         missing += [f"{a.subject_id} is listed without {a.modality} {', '.join(a.tasks)}".rstrip() for a in self.absent]
         for title, items in (
             ("missing", missing),
@@ -107,6 +113,7 @@ def check(study: Study) -> Check:
         short=short,
         absent=list(found.absent),
         unplaced=found.unplaced,
+        notes=found.notes,
         complete=whole and not short and not found.absent,
     )
 

@@ -71,6 +71,7 @@ def test_more_people_do_not_make_up_for_a_lost_clip(whole):
 def test_a_lost_subject_is_told_by_count_and_by_name_where_a_workbook_has_it(whole):
     (whole / REST / "02010007rest.mat").unlink()
     assert not check(whole).complete
+    assert "1 people without eeg rest" in check(whole).render()
     write_workbook(whole / REST / "subjects.xlsx", [("02010007", "MDD")])
     report = check(whole)
     assert [item.subject_id for item in report.absent] == ["02010007"]
@@ -80,6 +81,7 @@ def test_a_lost_subject_is_told_by_count_and_by_name_where_a_workbook_has_it(who
 def test_what_is_left_aside_is_expected_only_where_it_is_chosen(whole):
     touch(whole / "EEG_128channels_ERP_lanzhou_2015" / "02010001erp.raw")
     assert check(whole).complete
+    assert "left aside: dot-probe (1)" in check(whole).render()
     report = check(whole, tasks=("dot-probe",))
     assert [(part.tasks, part.subjects, part.expected_subjects) for part in report.parts] == [(("dot-probe",), 1, 53)]
 
