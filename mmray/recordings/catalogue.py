@@ -135,24 +135,19 @@ def fingerprint(recordings: list[Recording]) -> str:
 
 def _of_tasks(found: Found, study: Study) -> Found:
     """What study.tasks keeps, or all but what the study leaves aside; and a note of what is not taken."""
+    kind = STUDIES[study.kind]
     there = Counter(recording.task for recording in found.recordings)
-    if study.tasks is None:
-        kept = set(there) - set(STUDIES[study.kind].left_aside)
-    else:
-        kept = set(study.tasks)
-        for task in sorted(kept - set(there)):
-            near = difflib.get_close_matches(task, there, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(there)) or 'none'}"
-            raise RecordingError(f"recordings: study.tasks: no recording of {task!r} is in this study; {hint}")
-    aside = sorted(set(there) - kept)
-    if not aside:
-        return found
-    note = ", ".join(f"{task} ({there[task]})" for task in aside)
+    for task in sorted(set(study.tasks or ()) - set(there)):
+        near = difflib.get_close_matches(task, there, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(there)) or 'none'}"
+        raise RecordingError(f"recordings: study.tasks: no recording of {task!r} is in this study; {hint}")
+    aside = [f"{task} ({there[task]})" for task in sorted(there) if not kind.takes(task, study.tasks)]
+    note = f"left aside: {', '.join(aside)}; study.tasks says which tasks are taken"
     return replace(
         found,
-        recordings=[recording for recording in found.recordings if recording.task in kept],
-        notes=(*found.notes, f"left aside: {note}; study.tasks says which tasks are taken"),
-        absent=tuple(item for item in found.absent if not item.tasks or kept.intersection(item.tasks)),
+        recordings=[recording for recording in found.recordings if kind.takes(recording.task, study.tasks)],
+        notes=(*found.notes, note) if aside else found.notes,
+        absent=tuple(a for a in found.absent if not a.tasks or any(kind.takes(task, study.tasks) for task in a.tasks)),
     )
 
 

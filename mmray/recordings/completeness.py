@@ -122,11 +122,7 @@ def _expected(study: Study) -> list[Expected]:
     kind = STUDIES[study.kind]
     taken = []
     for part in kind.expected:
-        each = {
-            task: count
-            for task, count in part.each.items()
-            if (task not in kind.left_aside if study.tasks is None else task in study.tasks)
-        }
+        each = {task: count for task, count in part.each.items() if kind.takes(task, study.tasks)}
         if each:
             taken.append(Expected(part.modality, part.subjects, each))
     return taken

@@ -48,3 +48,7 @@ class StudyKind:
     licence: str
     expected: tuple[Expected, ...] = ()
     left_aside: tuple[str, ...] = ()
+
+    def takes(self, task: str, tasks: tuple[str, ...] | None) -> bool:
+        """Whether recordings of a task are wanted, given study.tasks."""
+        return task not in self.left_aside if tasks is None else task in tasks

@@ -86,6 +86,11 @@ def test_what_is_left_aside_is_expected_only_where_it_is_chosen(whole):
     assert [(part.tasks, part.subjects, part.expected_subjects) for part in report.parts] == [(("dot-probe",), 1, 53)]
 
 
+def test_someone_listed_for_what_is_left_aside_is_not_missed(whole):
+    write_workbook(whole / "EEG_128channels_ERP_lanzhou_2015" / "subjects.xlsx", [("02010007", "MDD")])
+    assert check(whole).absent == []
+
+
 def test_a_layout_without_published_counts_is_held_to_its_own_list_of_people(tmp_path):
     touch(tmp_path / "sub-01" / "eeg" / "sub-01_task-x_eeg.edf")
     (tmp_path / "participants.tsv").write_text("participant_id\nsub-01\n")

@@ -10,11 +10,13 @@ import mne
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mmray.config import Study, from_dict
 from mmray.errors import RecordingError
 from mmray.features.extract import extract
-from mmray.recordings import catalogue
+from mmray.recordings import catalogue, mne_files
 from mmray.recordings.signals import read_eeg
 from tests.recordings.made_files import rhythms, write_brainvision, write_edf
 from tests.recordings.modma_tree import recording
@@ -163,6 +165,30 @@ def test_a_sidecar_that_is_no_json_is_refused(tmp_path, data):
     path.with_suffix(".json").write_text("{")
     with pytest.raises(RecordingError, match="not JSON"):
         read_eeg(recording(path, "mne"), 1.0)
+
+
+NOTES = st.tuples(
+    st.integers(0, 190),
+    st.integers(0, 60),
+    st.sampled_from(["BAD x", "bad", "boundary", "New Segment/", "word", "BAD_ACQ_SKIP"]),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(NOTES, max_size=6))
+def test_spans_are_what_a_sample_by_sample_count_leaves(notes):
+    raw = mne.io.RawArray(np.zeros((1, 200)), mne.create_info(1, 100.0, "eeg"), verbose="error")
+    onset, length, text = zip(*notes, strict=True) if notes else ((), (), ())
+    raw.set_annotations(mne.Annotations(np.array(onset) / 100, np.array(length) / 100, list(text)), verbose="error")
+    used_T, cuts = np.ones(200, dtype=bool), set()
+    for first, samples, kind in notes:
+        if kind.lower().startswith("bad"):
+            used_T[first : first + samples] = False
+        if kind != "word":
+            cuts.add(first)
+    naive = [part for part in np.split(np.arange(200), sorted(cuts | set(np.flatnonzero(np.diff(used_T)) + 1)))]
+    expected = tuple((int(part[0]), int(part[-1]) + 1) for part in naive if len(part) and used_T[part[0]])
+    assert mne_files.spans(raw) == expected
 
 
 def test_what_someone_marked_as_bad_is_cut_out(tmp_path, data):
