@@ -31,6 +31,9 @@ System = Literal[
 ]
 StudyName = Literal["modma", "feis", "eav", "bids", "manifest", "synthetic"]  # keys of recordings.studies.STUDIES
 Similarity = Literal["cosine", "euclidean", "pearson", "phase_locking", "distance"]
+EEGFamily = Literal[
+    "differential_entropy", "hjorth", "absolute_power", "relative_power", "aperiodic", "asymmetry", "waveform"
+]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -47,6 +50,11 @@ class Section(BaseModel):
     """A part of the tree: immutable, and closed to keys it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _each_once(families: tuple[str, ...]) -> None:
+    if len(set(families)) < len(families):
+        raise ValueError(f"families: {', '.join(families)} names one twice")
 
 
 class Study(Section):
@@ -104,6 +112,12 @@ class EEG(Section):
         False,
         description="judge each segment sensor by sensor and mend it, before reject_uv; needs the extra [autoreject]",
     )
+    families: tuple[EEGFamily, ...] = Field(
+        ("differential_entropy", "hjorth"),
+        min_length=1,
+        description=f"what a node tells, of docs/features.md: {', '.join(typing.get_args(EEGFamily))}",
+    )
+    waveform_hz: Positive = Field(64.0, description="samples a second of a waveform; what lies above half is cut off")
     similarity: Similarity = Field("pearson", description="what makes two electrodes neighbours")
     neighbours: int = Field(8, ge=1, le=127, description="k, edges kept a node")
 
@@ -111,6 +125,15 @@ class EEG(Section):
     def _band_is_ordered(self) -> Self:
         if self.highpass_hz >= self.lowpass_hz:
             raise ValueError("highpass_hz must lie below lowpass_hz")
+        return self
+
+    @model_validator(mode="after")
+    def _families_go_together(self) -> Self:
+        _each_once(self.families)
+        if "waveform" in self.families and len(self.families) > 1:
+            raise ValueError(
+                "families: waveform stands alone; an encoder of samples cannot read other features as time"
+            )
         return self
 
 

@@ -1,4 +1,4 @@
-"""EEG to node features, one node an electrode. Pure functions of arrays; `extract` strings them together.
+"""EEG from volts to clean segments, one row an electrode. Pure functions of arrays; `extract` strings them together.
 
 Volts come in; from the filter on everything is microvolts in float32.
 """
@@ -20,14 +20,9 @@ from mmray.errors import ConfigError, RecordingError
 Array = NDArray[np.float32]
 Spans = Sequence[tuple[int, int]]
 
-# Hz; the last band ends at the low-pass
-BANDS_HZ = {"delta": (0.5, 4.0), "theta": (4.0, 8.0), "alpha": (8.0, 13.0), "beta": (13.0, 30.0), "gamma": (30.0, None)}
-FEATURES = (*(f"de_{band}" for band in BANDS_HZ), "log_activity", "mobility_hz", "complexity")
-
 _FILTER_ORDER = 4
 _NOTCH_QUALITY = 25.0  # 50 Hz / 25: 2 Hz wide
 _ROWS = 16
-_VARIANCE_FLOOR_UV2 = 1e-4
 
 
 @cache
@@ -175,52 +170,3 @@ def cut(data_NT: Array, start_S: NDArray[np.int64], length: int) -> Array:
     """Segments S x N x length."""
     view = np.lib.stride_tricks.sliding_window_view(data_NT, length, axis=1)
     return np.ascontiguousarray(view[:, start_S].swapaxes(0, 1))
-
-
-def node_features(signal_SNT: Array, sampling_rate_hz: float, config: EEG) -> Array:
-    """Differential entropy in five bands and Hjorth's three parameters of each electrode, S x N x 8 (see FEATURES).
-
-    Differential entropy of a band is 0.5 log(2 pi e v), v its variance in uV^2 from a Hann-windowed periodogram (Duan,
-    Zhu & Lu 2013, doi 10.1109/NER.2013.6695876). Mobility is stated in Hz: a sine's is its frequency.
-
-    Raises:
-        ConfigError: a band has no frequency bin at this segment length.
-    """
-    bands = band_power(signal_SNT, sampling_rate_hz, config)
-    entropy_SNB = 0.5 * np.log(2 * np.pi * np.e * np.maximum(bands, _VARIANCE_FLOOR_UV2))
-    return np.concatenate([entropy_SNB, hjorth(signal_SNT, sampling_rate_hz)], axis=-1).astype(np.float32)
-
-
-def band_power(signal_SNT: Array, sampling_rate_hz: float, config: EEG) -> Array:
-    """Variance of each band of BANDS_HZ, S x N x 5, uV^2. Raises ConfigError as `node_features` does."""
-    samples = signal_SNT.shape[-1]
-    frequency_F = fft.rfftfreq(samples, 1 / sampling_rate_hz)
-    window_T = signal.windows.hann(samples, sym=False).astype(np.float32)
-    spectrum_SNF = fft.rfft((signal_SNT - signal_SNT.mean(-1, keepdims=True)) * window_T)
-    # one-sided density times bin width: bins sum to the variance
-    power_SNF = (spectrum_SNF.real**2 + spectrum_SNF.imag**2) * (2 / (samples * float((window_T**2).sum())))
-    powers = []
-    for band, (low, high) in BANDS_HZ.items():
-        inside_F = (frequency_F >= max(low, config.highpass_hz)) & (frequency_F < (high or config.lowpass_hz))
-        if not inside_F.any():
-            raise ConfigError(
-                f"features.eeg: the {band} band holds no frequency of a {config.segment_s:g} s segment between "
-                f"{config.highpass_hz:g} and {config.lowpass_hz:g} Hz; lengthen segment_s or widen the pass-band"
-            )
-        powers.append(power_SNF[..., inside_F].sum(-1))
-    return np.stack(powers, axis=-1)
-
-
-def hjorth(signal_SNT: Array, sampling_rate_hz: float) -> Array:
-    """Log activity (uV^2), mobility (Hz) and complexity of each electrode, S x N x 3 (Hjorth 1970).
-
-    doi 10.1016/0013-4694(70)90143-4. Derivatives are first differences.
-    """
-    first_SNT = np.diff(signal_SNT, axis=-1)
-    activity_SN = np.maximum(signal_SNT.var(-1), _VARIANCE_FLOOR_UV2)
-    slope_SN = np.maximum(first_SNT.var(-1), 1e-9)
-    bend_SN = np.diff(first_SNT, axis=-1).var(-1)
-    mobility_SN = np.sqrt(slope_SN / activity_SN)
-    complexity_SN = np.sqrt(bend_SN / slope_SN) / mobility_SN
-    mobility_hz_SN = mobility_SN * sampling_rate_hz / (2 * np.pi)
-    return np.stack([np.log(activity_SN), mobility_hz_SN, complexity_SN], axis=-1)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mmray.config import EEG, Audio, Features
 from mmray.errors import ConfigError, RecordingError
-from mmray.features import artefacts, audio, cleaning, eeg, quality, speech
+from mmray.features import artefacts, audio, cleaning, eeg, eeg_nodes, quality, speech
 from mmray.graphs import similarity
 from mmray.recordings import signals
 from mmray.schema import Modality, Recording, features_schema
@@ -51,7 +51,7 @@ def shape(modality: Modality, config: Features) -> tuple[int, int]:
     if modality == "eeg":
         names = eeg.node_names(config.eeg)
         eeg.positions(config.eeg.montage, names)
-        nodes, width, neighbours = len(names), len(eeg.FEATURES), config.eeg.neighbours
+        nodes, width, neighbours = len(names), eeg_nodes.width(config.eeg), config.eeg.neighbours
     else:
         if config.audio.f0_min_hz >= config.audio.f0_max_hz:
             raise ConfigError("features.audio.f0_min_hz must lie below f0_max_hz")
@@ -121,7 +121,7 @@ def _eeg(raw: signals.EEGSignal, config: EEG) -> tuple[Columns, quality.Decision
     duration_s = raw.data_CT.shape[1] / rate
     clean = clean_eeg(raw, config)
     del raw  # twice the size of all that follows
-    x_SND = eeg.node_features(clean.signal_SNT, rate, config)
+    x_SND = eeg_nodes.node_features(clean.signal_SNT, rate, config)
     alike_SNN = similarity.similarity(config.similarity, x_SND, clean.signal_SNT, position_N3)
     neighbour_SNK, weight_SNK = similarity.top_k(alike_SNN, config.neighbours)
     bad_N = clean.why_N != ""

@@ -11,7 +11,6 @@ from mmray.errors import ConfigError, RecordingError
 from mmray.features import eeg
 
 RATE = 250.0
-BAND = dict(zip(eeg.FEATURES, range(8), strict=True))
 
 
 def sine(hertz, seconds=8.0, rate=RATE):
@@ -97,44 +96,6 @@ def test_cut_takes_the_samples_it_names():
     data = np.arange(40, dtype=np.float32).reshape(2, 20)
     cut = eeg.cut(data, np.array([3, 11]), 4)
     np.testing.assert_array_equal(cut, [[[3, 4, 5, 6], [23, 24, 25, 26]], [[11, 12, 13, 14], [31, 32, 33, 34]]])
-
-
-@pytest.mark.parametrize(("hertz", "band"), [(2, "delta"), (6, "theta"), (10, "alpha"), (20, "beta"), (38, "gamma")])
-def test_differential_entropy_of_a_sine_is_that_of_its_variance(hertz, band):
-    amplitude_uv = 12.0
-    x = eeg.node_features((amplitude_uv * sine(hertz, 4.0))[None, None].astype(np.float32), RATE, EEG())[0, 0]
-    assert x[BAND[f"de_{band}"]] == pytest.approx(0.5 * np.log(2 * np.pi * np.e * amplitude_uv**2 / 2), abs=0.02)
-    assert x[:5].argmax() == BAND[f"de_{band}"]
-
-
-def test_band_variances_of_white_noise_go_with_their_widths():
-    noise = np.random.default_rng(0).normal(scale=5, size=(200, 2, 1000)).astype(np.float32)
-    power = eeg.band_power(noise, RATE, EEG()).mean((0, 1))
-    np.testing.assert_allclose(power, 25 * np.array([3.5, 4, 5, 17, 15]) / 125, rtol=0.03)
-
-
-def test_hjorth_is_its_definition():
-    signal = np.random.default_rng(0).normal(size=(2, 3, 400)).astype(np.float32)
-    got = eeg.hjorth(signal, RATE)
-    for s in range(2):
-        for n in range(3):
-            row = signal[s, n].astype(float)
-            slope = np.diff(row)
-            mobility = np.sqrt(slope.var() / row.var())
-            complexity = np.sqrt(np.diff(slope).var() / slope.var()) / mobility
-            expected = [np.log(row.var()), mobility * RATE / (2 * np.pi), complexity]
-            np.testing.assert_allclose(got[s, n], expected, rtol=1e-4)
-
-
-def test_mobility_of_a_slow_sine_is_its_frequency_and_its_complexity_1():
-    _, mobility, complexity = eeg.hjorth(sine(5, 20.0)[None, None].astype(np.float32), RATE)[0, 0]
-    assert mobility == pytest.approx(5, rel=0.01)
-    assert complexity == pytest.approx(1, rel=0.01)
-
-
-def test_a_band_without_a_frequency_bin_is_a_config_error():
-    with pytest.raises(ConfigError, match="gamma"):
-        eeg.node_features(np.ones((1, 1, 250), np.float32), RATE, EEG(lowpass_hz=30.0))
 
 
 def test_unknown_montage_names_the_nearest():

@@ -9,7 +9,7 @@ import soundfile
 
 from mmray.config import EEG, Audio, Features
 from mmray.errors import ConfigError, RecordingError
-from mmray.features import eeg
+from mmray.features import eeg_nodes
 from mmray.features.extract import decisions, extract, shape
 from mmray.features.table import from_table
 from mmray.recordings.signals import content_sha256
@@ -98,7 +98,7 @@ def test_clipping_is_counted_on_the_clip_as_recorded(tmp_path):
 def test_every_eeg_similarity_gives_graphs(tmp_path, similarity):
     file = recording(write_mat(tmp_path / "r.mat", resting(8)), "eeg", "modma-mat")
     graphs = from_table(extract(file, Features(eeg=EEG(similarity=similarity))))
-    assert graphs.x_SND.shape == (2, 128, len(eeg.FEATURES))
+    assert graphs.x_SND.shape == (2, 128, eeg_nodes.width(EEG()))
     assert graphs.weight_SNK.max() > 0
 
 
