@@ -196,7 +196,8 @@ class Model(Section):
     pooling: bool = Field(True, description="crossmodal_gcn: top-k pooling after each layer; off: every node stays")
     node_encoder: Literal["linear", "mlp", "conv"] = Field(
         "linear",
-        description="crossmodal_gcn: a node's features to its hidden vector; conv is for samples in time",
+        description="crossmodal_gcn: a node's features to its hidden vector; conv filters an electrode's samples, and "
+        "needs features.eeg.families=[waveform]; voices keep the linear map under it",
     )
     learned_adjacency: bool = Field(
         False,
@@ -406,6 +407,15 @@ class Config(Section):
     serve: Serve = Serve()
     cluster: Cluster = Field(Cluster(), json_schema_extra=HARDWARE)
 
+    @model_validator(mode="after")
+    def _filters_meet_samples(self) -> Self:
+        if self.model.node_encoder == "conv" and self.features.eeg.families != ("waveform",):
+            raise ValueError(
+                "model.node_encoder = conv filters along time, and features.eeg.families = "
+                f"[{', '.join(self.features.eeg.families)}] are no samples; set these to [waveform], or take linear"
+            )
+        return self
+
 
 def load(path: str | Path | None = None, overrides: list[str] | None = None) -> Config:
     """Read a YAML file, lay `a.b=c` overrides on top, and validate.
@@ -557,7 +567,7 @@ def _explain(location: tuple[Any, ...], kind: str, message: str, given: Any) -> 
         near = difflib.get_close_matches(str(given), re.findall(r"'([^']*)'", message), n=1)
         return f"config: {key}: {message}, not {given!r}" + (f"; did you mean '{near[0]}'?" if near else "")
     if kind != "extra_forbidden":
-        return f"config: {key}: {message}"
+        return f"config: {key}: {message}" if key else f"config: {message}"
     parent = _section_at(location[:-1])
     near = difflib.get_close_matches(str(location[-1]), list(parent.model_fields), n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(parent.model_fields)}"

@@ -49,6 +49,7 @@ def test_a_refused_override_is_a_config_error(override: str) -> None:
         (["train.schedule=plateau", "train.patience=1"], "patience"),
         (["train.clip_norm=0"], "clip_norm"),
         (["train.class_weights=true", "train.classification_weight=0"], "class_weights"),
+        (["model.node_encoder=conv"], r"config: .*features.eeg.families"),
     ],
 )
 def test_settings_that_cannot_work_together_are_refused_by_name(overrides: list[str], field: str) -> None:

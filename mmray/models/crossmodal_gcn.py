@@ -42,7 +42,8 @@ class GraphEncoder(Encoder):
     such names, so of them it sees each feature's mean, SD and extremes over the nodes: the tenth frame of one segment
     is nothing to another's, and a learned adjacency, one weight a pair of places, is for electrodes alone. Both are
     more numbers than there are people, so the skip takes only the directions in which the training people's means
-    differ most, each in SD over these people.
+    differ most, each in SD over these people. Filters over a node's values are for electrodes alone too: these can hold
+    a wave, and a frame holds descriptors.
 
     Args:
         nodes: N, fixed.
@@ -59,7 +60,7 @@ class GraphEncoder(Encoder):
     def __init__(self, nodes: int, width: int, model: config.Model, named: bool) -> None:
         super().__init__(nodes, width)
         self.named = named
-        self.input = node_encoder(width, model)
+        self.input = node_encoder(width, model, in_time=named)
         self.position_NH = nn.Parameter(torch.empty(nodes, model.hidden))
         self.adjacency = LearnedAdjacency(nodes) if model.learned_adjacency and named else None
         self.convolutions = nn.ModuleList(DenseGCNLayer(model.hidden, model.hidden) for _ in range(model.layers))

@@ -12,14 +12,15 @@ CHANNELS = 8
 KERNEL = 7  # values; odd, so that a filter is centred
 
 
-def node_encoder(width: int, model: config.Model) -> nn.Module:
+def node_encoder(width: int, model: config.Model, in_time: bool = True) -> nn.Module:
     """The map that `model.node_encoder` names, BND -> BNH.
 
     Args:
         width: D features a node.
         model: sizes.
+        in_time: whether a node's values can be samples in time; where not, a linear map stands in for filters.
     """
-    match model.node_encoder:
+    match model.node_encoder if in_time or model.node_encoder != "conv" else "linear":
         case "linear":
             return nn.Linear(width, model.hidden)
         case "mlp":

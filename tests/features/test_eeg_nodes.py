@@ -176,6 +176,13 @@ def test_electrodes_pair_off_left_to_right(montage, midline):
             assert abs(position[one, 0]) < 2e-3
 
 
+def test_of_two_electrodes_near_a_mirror_image_only_the_nearer_is_a_pair():
+    right = np.array([0.06, 0.02, 0.08])
+    left, beside = right * [-1, 1, 1], right * [-1, 1, 1] + [0, 0.003, 0]
+    partner = eeg_nodes.homologues(np.stack([right, left, beside, [0, 0.1, 0.01], [0, -0.1, 0.01]]))
+    assert partner.tolist() == [1, 0, 2, 3, 4]
+
+
 def test_asymmetry_is_log_right_less_log_left_at_both_and_0_between_them():
     config = EEG(montage="colin27_1020", channels=("F4", "Fz", "F3", "O1"), families=("asymmetry",), neighbours=1)
     amplitude = np.array([20.0, 10.0, 5.0, 7.0])
@@ -202,6 +209,7 @@ def test_a_waveform_is_the_same_sine_at_the_lower_rate(rate):
     found = x[0] / (x[0] @ expected / (expected @ expected))[:, None]
     np.testing.assert_allclose(found[:, 8:-8], np.stack([expected, expected])[:, 8:-8], atol=0.02)
     assert x[0, 1].std() / x[0, 0].std() == pytest.approx(2, rel=1e-3), "one scale a recording, not one an electrode"
+    assert 1.4826 * np.median(np.abs(x)) == pytest.approx(1, rel=1e-3)
 
 
 def test_a_waveform_holds_nothing_above_half_its_rate_and_knows_no_gain():

@@ -33,6 +33,12 @@ def test_a_node_is_encoded_by_itself(kind):
     torch.testing.assert_close(encoder(x_BND), torch.stack([torch.stack(row) for row in expected]))
 
 
+def test_filters_give_way_to_a_linear_map_where_values_are_no_samples():
+    conv = config.Model(node_encoder="conv", hidden=6)
+    assert isinstance(node_encoder(9, conv, in_time=False), torch.nn.Linear)
+    assert isinstance(node_encoder(9, config.Model(node_encoder="mlp"), in_time=False), torch.nn.Sequential)
+
+
 def test_a_convolution_takes_a_wave_that_comes_a_little_later_for_much_the_same():
     """Where a linear map, at equal SD of its output, takes it for another."""
     torch.manual_seed(0)
