@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mmray.config import EEG, Audio
 from mmray.features import cleaning
-from mmray.features.eeg import BANDS_HZ
+from mmray.features.eeg_nodes import BANDS_HZ
 
 Array = NDArray[np.floating[Any]]
 

@@ -30,7 +30,10 @@ System = Literal[
     "crossmodal_gcn", "gcn", "gat", "graphsage", "strucgcn", "mamsa", "clip", "majority", "logreg", "ridge"
 ]
 StudyName = Literal["modma", "feis", "eav", "bids", "manifest", "synthetic"]  # keys of recordings.studies.STUDIES
-Similarity = Literal["cosine", "euclidean", "pearson", "phase_locking", "distance"]
+Similarity = Literal[
+    "cosine", "euclidean", "pearson", "phase_locking", "coherence", "imaginary_coherence", "wpli", "distance"
+]
+Band = Literal["delta", "theta", "alpha", "beta", "gamma"]
 EEGFamily = Literal[
     "differential_entropy", "hjorth", "absolute_power", "relative_power", "aperiodic", "asymmetry", "waveform"
 ]
@@ -118,7 +121,12 @@ class EEG(Section):
         description=f"what a node tells, of docs/features.md: {', '.join(typing.get_args(EEGFamily))}",
     )
     waveform_hz: Positive = Field(64.0, description="samples a second of a waveform; what lies above half is cut off")
-    similarity: Similarity = Field("pearson", description="what makes two electrodes neighbours")
+    similarity: Similarity = Field(
+        "pearson", description=f"what makes two electrodes neighbours: {', '.join(typing.get_args(Similarity))}"
+    )
+    connectivity_band: Band | None = Field(
+        "alpha", description="where coherence, imaginary_coherence and wpli look; null: the whole pass-band"
+    )
     neighbours: int = Field(8, ge=1, le=127, description="k, edges kept a node")
 
     @model_validator(mode="after")

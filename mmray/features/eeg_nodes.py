@@ -11,14 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, signal
 
-from mmray.config import EEG
+from mmray.config import EEG, Band
 from mmray.errors import ConfigError, RecordingError
 from mmray.features import eeg
 
 Array = NDArray[np.float32]
 
 # Hz; the last band ends at the low-pass
-BANDS_HZ = {"delta": (0.5, 4.0), "theta": (4.0, 8.0), "alpha": (8.0, 13.0), "beta": (13.0, 30.0), "gamma": (30.0, None)}
+BANDS_HZ: dict[Band, tuple[float, float | None]] = {
+    "delta": (0.5, 4.0),
+    "theta": (4.0, 8.0),
+    "alpha": (8.0, 13.0),
+    "beta": (13.0, 30.0),
+    "gamma": (30.0, None),
+}
 
 _FROM_BANDS = {"differential_entropy", "absolute_power", "relative_power", "asymmetry"}
 _VARIANCE_FLOOR_UV2 = 1e-4
@@ -99,9 +105,9 @@ def _of_bands(family: str, bands_SNB: Array, config: EEG) -> Array:
             return asymmetry(floored_SNB[..., list(BANDS_HZ).index("alpha")], position_N3)[..., None]
 
 
-def band_hz(band: str, config: EEG) -> tuple[float, float]:
-    """[low, high) of a band inside the pass-band, Hz."""
-    low, high = BANDS_HZ[band]
+def band_hz(band: Band | None, config: EEG) -> tuple[float, float]:
+    """[low, high) of a band inside the pass-band, Hz; of the whole pass-band for None."""
+    low, high = BANDS_HZ[band] if band else (0, None)
     return max(low, config.highpass_hz), high or config.lowpass_hz
 
 

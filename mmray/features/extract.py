@@ -122,7 +122,8 @@ def _eeg(raw: signals.EEGSignal, config: EEG) -> tuple[Columns, quality.Decision
     clean = clean_eeg(raw, config)
     del raw  # twice the size of all that follows
     x_SND = eeg_nodes.node_features(clean.signal_SNT, rate, config)
-    alike_SNN = similarity.similarity(config.similarity, x_SND, clean.signal_SNT, position_N3)
+    band_hz = eeg_nodes.band_hz(config.connectivity_band, config)
+    alike_SNN = similarity.similarity(config.similarity, x_SND, clean.signal_SNT, position_N3, rate, band_hz)
     neighbour_SNK, weight_SNK = similarity.top_k(alike_SNN, config.neighbours)
     bad_N = clean.why_N != ""
     columns: Columns = {

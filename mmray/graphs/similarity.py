@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from mmray.errors import ConfigError
+from mmray.graphs import connectivity
 
 Array = NDArray[np.float32]
 
@@ -25,16 +26,21 @@ def similarity(
     features_SND: Array,
     signal_SNT: Array | None = None,
     position_NX: NDArray[np.floating[Any]] | None = None,
+    sampling_rate_hz: float | None = None,
+    band_hz: tuple[float, float] | None = None,
 ) -> Array:
     """Similarity of the nodes of each segment, by the name it has in the config.
 
     Args:
         kind: cosine and euclidean compare node features, each standardised over the segment's nodes so that none rules
             by its unit; pearson and phase_locking compare the nodes' time series where there are any (pearson falls
-            back on node features); distance compares positions.
+            back on node features); so do coherence, imaginary_coherence and wpli, in a band of frequencies; distance
+            compares positions.
         features_SND: node features.
         signal_SNT: band-passed time series of the nodes.
         position_NX: coordinates of the nodes.
+        sampling_rate_hz: of the time series.
+        band_hz: [low, high) of what is compared by frequency.
 
     Raises:
         ConfigError: the kind needs time series or positions that these nodes do not have, or is not known.
@@ -49,6 +55,13 @@ def similarity(
         return np.maximum(pearson(standardise_nodes(features_SND)), 0)
     if kind == "phase_locking" and signal_SNT is not None:
         return phase_locking_value(signal_SNT)
+    if signal_SNT is not None and sampling_rate_hz is not None and band_hz is not None:
+        if kind == "coherence":
+            return connectivity.coherence(signal_SNT, sampling_rate_hz, band_hz)
+        if kind == "imaginary_coherence":
+            return connectivity.imaginary_coherence(signal_SNT, sampling_rate_hz, band_hz)
+        if kind == "wpli":
+            return connectivity.wpli(signal_SNT, sampling_rate_hz, band_hz)
     if kind == "distance" and position_NX is not None:
         scaled_NX = position_NX / np.abs(position_NX).max()
         kernel_NN = gaussian_kernel(scaled_NX[None].astype(np.float32))[0]
@@ -103,6 +116,7 @@ def phase_locking_value(signal_SNT: Array) -> Array:
     """|mean over time of exp(i (phi_a - phi_b))|, the phases from the analytic signal.
 
     Lachaux et al. 1999, doi 10.1002/(SICI)1097-0193(1999)8:4<194::AID-HBM4>3.0.CO;2-C. A silent row locks to nothing.
+    Over all that the rows hold, which for electrodes is the whole pass-band, whatever `connectivity_band` says.
     """
     samples = signal_SNT.shape[-1]
     gain_T = np.zeros(samples, dtype=np.float32)

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import sys
+from typing import get_args
 
 import numpy as np
 import pytest
 import scipy.io
 import soundfile
 
-from mmray.config import EEG, Audio, Features
+from mmray.config import EEG, Audio, Features, Similarity
 from mmray.errors import ConfigError, RecordingError
 from mmray.features import eeg_nodes
 from mmray.features.extract import decisions, extract, shape
@@ -94,12 +95,24 @@ def test_clipping_is_counted_on_the_clip_as_recorded(tmp_path):
     assert 0.2 < table["quality_clipped_fraction"][0].as_py() < 0.95
 
 
-@pytest.mark.parametrize("similarity", ["cosine", "euclidean", "pearson", "phase_locking", "distance"])
+@pytest.mark.parametrize("similarity", get_args(Similarity))
 def test_every_eeg_similarity_gives_graphs(tmp_path, similarity):
     file = recording(write_mat(tmp_path / "r.mat", resting(8)), "eeg", "modma-mat")
     graphs = from_table(extract(file, Features(eeg=EEG(similarity=similarity))))
     assert graphs.x_SND.shape == (2, 128, eeg_nodes.width(EEG()))
     assert graphs.weight_SNK.max() > 0
+
+
+def test_the_band_of_a_connectivity_is_the_settings_and_moves_its_edges_alone(tmp_path):
+    file = recording(write_mat(tmp_path / "r.mat", resting(8)), "eeg", "modma-mat")
+    weights = {}
+    for band in ("alpha", "beta", None):
+        for kind in ("coherence", "phase_locking"):
+            settings = Features(eeg=EEG(similarity=kind, connectivity_band=band))
+            weights[kind, band] = from_table(extract(file, settings)).weight_SNK
+    assert not np.array_equal(weights["coherence", "alpha"], weights["coherence", "beta"])
+    assert not np.array_equal(weights["coherence", "alpha"], weights["coherence", None])
+    np.testing.assert_array_equal(weights["phase_locking", "alpha"], weights["phase_locking", None])
 
 
 def test_nan_and_constant_channels_are_counted_and_mended(tmp_path):
