@@ -33,6 +33,7 @@ StudyName = Literal["modma", "feis", "eav", "bids", "manifest", "synthetic"]  # 
 Similarity = Literal[
     "cosine", "euclidean", "pearson", "phase_locking", "coherence", "imaginary_coherence", "wpli", "distance"
 ]
+AudioFamily = Literal["log_mel", "mfcc", "pitch", "harmonicity", "energy", "prosody", "egemaps"]
 Band = Literal["delta", "theta", "alpha", "beta", "gamma"]
 EEGFamily = Literal[
     "differential_entropy", "hjorth", "absolute_power", "relative_power", "aperiodic", "asymmetry", "waveform"
@@ -159,10 +160,21 @@ class Audio(Section):
     mfcc: int = Field(13, ge=2, description="cepstral coefficients, mean and SD of each")
     f0_min_hz: Positive = Field(65.0, description="lowest voice pitch looked for")
     f0_max_hz: Positive = Field(500.0, description="highest voice pitch looked for")
+    families: tuple[AudioFamily, ...] = Field(
+        ("log_mel", "mfcc", "pitch", "harmonicity", "energy"),
+        min_length=1,
+        description=f"what a node tells, of docs/features.md: {', '.join(typing.get_args(AudioFamily))}; egemaps needs "
+        "the extra [opensmile]",
+    )
     similarity: Literal["cosine", "euclidean", "pearson"] = Field(
         "cosine", description="what makes two frames neighbours"
     )
     neighbours: int = Field(8, ge=1, le=127, description="k, edges kept a node")
+
+    @model_validator(mode="after")
+    def _families_go_together(self) -> Self:
+        _each_once(self.families)
+        return self
 
 
 class Features(Section):

@@ -1,7 +1,6 @@
-"""Voice to node features, one node a time frame. Pure functions of arrays; `extract` strings them together.
+"""Voice to analysis frames, about 10 ms apart. Pure functions of arrays; `extract` strings them together.
 
-A node is segment_s / nodes long and pools short analysis frames, about 10 ms apart. Everything but the level column of
-quality is the same at any microphone gain.
+From `normalise_loudness` on everything is the same at any microphone gain.
 """
 
 from __future__ import annotations
@@ -45,18 +44,6 @@ class Frames(NamedTuple):
     def voiced_SNJ(self) -> NDArray[np.bool_]:
         """Frames with a pitch."""
         return self.harmonicity_SNJ >= _VOICED
-
-
-def width(config: Audio) -> int:
-    """Features a node: log-mel means, MFCC means and SDs, log F0, harmonicity, log energy."""
-    return config.mels + 2 * config.mfcc + 3
-
-
-def names(config: Audio) -> tuple[str, ...]:
-    """What each feature of a node is, in order."""
-    mels = (f"log_mel_{number:02d}" for number in range(config.mels))
-    mfcc = (f"mfcc_{number:02d}_{kind}" for kind in ("mean", "sd") for number in range(config.mfcc))
-    return (*mels, *mfcc, "log_f0", "harmonicity", "log_energy")
 
 
 def mono(data_CT: Array) -> Array:
@@ -120,6 +107,12 @@ def segment_count(samples: int, config: Audio) -> int:
     return count
 
 
+def cut(wave_T: Array, segments: int, config: Audio) -> Array:
+    """The clip's segments, S x T; zeros past its end."""
+    length = config.segment_s * config.sampling_rate_hz
+    return frame(wave_T, np.rint(np.arange(segments) * length) + round(length) // 2, round(length))
+
+
 def analyse(wave_T: Array, segments: int, config: Audio) -> Frames:
     """Log-mel spectrum, pitch, harmonicity and energy of every analysis frame of the clip's segments."""
     rate = config.sampling_rate_hz
@@ -145,35 +138,6 @@ def analyse(wave_T: Array, segments: int, config: Audio) -> Frames:
     shape = (segments, config.nodes, per_node)
     joined = [np.concatenate(part_F) for part_F in zip(*parts, strict=True)]
     return Frames(*(value_F.reshape(*shape, *value_F.shape[1:]) for value_F in joined))
-
-
-def node_features(frames: Frames, coefficients: int) -> Array:
-    """Pool analysis frames into nodes, S x N x width in the order of `width`.
-
-    Log-mel: mean. MFCC (Davis & Mermelstein 1980; orthonormal DCT-II of the log-mel spectrum): mean and SD. Log F0:
-    octaves above 150 Hz, median of the voiced frames, 0 without one. Harmonicity and log energy: mean.
-    """
-    mfcc_SNJC = fft.dct(frames.log_mel_SNJM, axis=-1, norm="ortho")[..., :coefficients]
-    return np.concatenate(
-        [
-            frames.log_mel_SNJM.mean(2),
-            mfcc_SNJC.mean(2),
-            mfcc_SNJC.std(2),
-            _median_where(frames.log_f0_SNJ, frames.voiced_SNJ)[..., None],
-            frames.harmonicity_SNJ.mean(2)[..., None],
-            frames.energy_SNJ.mean(2)[..., None],
-        ],
-        axis=-1,
-    ).astype(np.float32)
-
-
-def _median_where(value_SNJ: Array, mask_SNJ: NDArray[np.bool_]) -> Array:
-    """Median over the last axis of what the mask keeps (the lower one of two), 0 where it keeps nothing."""
-    ordered_SNJ = np.sort(np.where(mask_SNJ, value_SNJ, np.inf), axis=-1)
-    kept_SN = mask_SNJ.sum(-1)
-    middle_SN1 = np.maximum(kept_SN - 1, 0)[..., None] // 2
-    median_SN = np.take_along_axis(ordered_SNJ, middle_SN1, axis=-1)[..., 0]
-    return np.where(kept_SN > 0, median_SN, 0).astype(np.float32)
 
 
 def mel_power(frames_FT: Array, config: Audio) -> Array:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mmray.config import EEG, Audio, Features
 from mmray.errors import ConfigError, RecordingError
-from mmray.features import artefacts, audio, cleaning, eeg, eeg_nodes, quality, speech
+from mmray.features import artefacts, audio, audio_nodes, cleaning, eeg, eeg_nodes, quality, speech
 from mmray.graphs import similarity
 from mmray.recordings import signals
 from mmray.schema import Modality, Recording, features_schema
@@ -46,7 +46,8 @@ def shape(modality: Modality, config: Features) -> tuple[int, int]:
     """Nodes n and features a node d of a modality's segment graphs.
 
     Raises:
-        ConfigError: the montage or a channel is not known, or there are too few nodes for the neighbours.
+        ConfigError: the montage or a channel is not known, a package is missing, or there are too few nodes for the
+            neighbours.
     """
     if modality == "eeg":
         names = eeg.node_names(config.eeg)
@@ -55,7 +56,8 @@ def shape(modality: Modality, config: Features) -> tuple[int, int]:
     else:
         if config.audio.f0_min_hz >= config.audio.f0_max_hz:
             raise ConfigError("features.audio.f0_min_hz must lie below f0_max_hz")
-        nodes, width, neighbours = config.audio.nodes, audio.width(config.audio), config.audio.neighbours
+        audio_nodes.require_packages(config.audio)
+        nodes, width, neighbours = config.audio.nodes, audio_nodes.width(config.audio), config.audio.neighbours
     if neighbours >= nodes:
         raise ConfigError(f"features.{modality}.neighbours: {neighbours} of {nodes} nodes; take at most {nodes - 1}")
     return nodes, width
@@ -210,7 +212,8 @@ def _audio(raw: signals.AudioSignal, config: Audio) -> tuple[Columns, quality.De
         )
     wave_T = audio.normalise_loudness(whole_T[start:stop], rate)
     frames = audio.analyse(wave_T, segments, config).take(kept_S)
-    x_SND = audio.node_features(frames, config.mfcc)
+    signal_ST = audio.cut(wave_T, segments, config)[kept_S]
+    x_SND = audio_nodes.node_features(frames, signal_ST, config)
     neighbour_SNK, weight_SNK = similarity.top_k(similarity.similarity(config.similarity, x_SND), config.neighbours)
     start_s_S = start_s_S[kept_S]
     columns: Columns = {

@@ -24,7 +24,7 @@ from mmray.config import Config
 from mmray.errors import RecordingError, WorkspaceError
 from mmray.evaluation import explain_page, explain_plots
 from mmray.evaluation.report import write_report
-from mmray.features import audio, eeg, eeg_nodes
+from mmray.features import audio_nodes, eeg, eeg_nodes
 from mmray.features.table import Segments
 from mmray.features.table import load as load_segments
 from mmray.models.system import Encoder, System
@@ -291,7 +291,7 @@ def _names(settings: Config, modality: str) -> tuple[list[str], list[str]]:
     chosen = settings.features.audio
     step_s = chosen.segment_s / chosen.nodes
     nodes = [f"{(n + 0.5) * step_s:.2f} s" for n in range(chosen.nodes)]
-    return nodes, list(audio.names(chosen))
+    return nodes, list(audio_nodes.names(chosen))
 
 
 def _spread(share: Share) -> str:

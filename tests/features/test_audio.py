@@ -6,7 +6,7 @@ import pytest
 
 from mmray.config import Audio
 from mmray.errors import ConfigError, RecordingError
-from mmray.features import audio
+from mmray.features import audio, audio_nodes
 
 RATE = 16000
 CONFIG = Audio()
@@ -36,7 +36,7 @@ def speech(seconds=9.0, seed=0):
 def features(wave, config=CONFIG):
     wave = audio.normalise_loudness(wave, RATE)
     frames = audio.analyse(wave, audio.segment_count(len(wave), config), config)
-    return audio.node_features(frames, config.mfcc)
+    return audio_nodes.node_features(frames, wave, config)
 
 
 @pytest.mark.parametrize("hertz", [70.0, 110.0, 173.3, 240.0, 331.0, 480.0])
@@ -82,13 +82,13 @@ def test_mfcc_is_librosas_cosine_transform_of_the_log_mel_spectrum():
     frames = audio.analyse(audio.normalise_loudness(speech(4.0), RATE), 1, CONFIG)
     log_mel = frames.log_mel_SNJM[0, 3]
     expected = librosa.feature.mfcc(S=log_mel.T, n_mfcc=13, dct_type=2, norm="ortho")
-    x = audio.node_features(frames, 13)[0, 3]
+    x = audio_nodes.node_features(frames, np.zeros(0, np.float32), CONFIG)[0, 3]
     np.testing.assert_allclose(x[40:53], expected.mean(1), atol=1e-3)
     np.testing.assert_allclose(x[53:66], expected.std(1), atol=1e-3)
 
 
 def test_features_have_the_configured_shape():
-    assert features(speech(9.0)).shape == (2, 32, audio.width(CONFIG))
+    assert features(speech(9.0)).shape == (2, 32, audio_nodes.width(CONFIG))
     other = Audio(segment_s=1.0, nodes=10, mels=24, mfcc=5)
     assert features(speech(3.5), other).shape == (3, 10, 24 + 10 + 3)
 
@@ -113,7 +113,7 @@ def test_node_features_follow_the_sound_in_time():
 def test_median_where_is_the_lower_median_of_what_is_kept():
     value = np.array([[[5.0, 1.0, 3.0, 9.0], [5.0, 1.0, 3.0, 9.0], [1.0, 1.0, 1.0, 1.0]]], np.float32)
     mask = np.array([[[1, 1, 1, 1], [1, 0, 1, 1], [0, 0, 0, 0]]], bool)
-    assert audio._median_where(value, mask).tolist() == [[3.0, 5.0, 0.0]]
+    assert audio_nodes._median_where(value, mask).tolist() == [[3.0, 5.0, 0.0]]
 
 
 def test_silence_is_trimmed_to_within_a_frame():
@@ -144,6 +144,16 @@ def test_resampling_keeps_a_tone_and_drops_what_would_alias():
     kept = audio.resample(tone + np.sin(2 * np.pi * 11000 * t).astype(np.float32), 44100, RATE)
     expected = np.sin(2 * np.pi * 440 * np.arange(RATE) / RATE)
     np.testing.assert_allclose(kept[1000:-1000], expected[1000:-1000], atol=0.01)
+
+
+@pytest.mark.parametrize(("segment_s", "seconds"), [(1.0, 3.5), (0.7, 2.1), (0.33333, 1.0)])
+def test_cut_takes_back_to_back_segments_and_zeros_past_the_end(segment_s, seconds):
+    config, wave = Audio(segment_s=segment_s), np.arange(1, round(seconds * RATE) + 1, dtype=np.float32)
+    count = audio.segment_count(len(wave), config)
+    for number, row in enumerate(audio.cut(wave, count, config)):
+        start = round(number * segment_s * RATE)
+        expected = np.pad(wave[start : start + round(segment_s * RATE)], (0, 9))[: round(segment_s * RATE)]
+        np.testing.assert_array_equal(row, expected)
 
 
 def test_two_channels_become_their_mean():
