@@ -46,6 +46,8 @@ def _absolute(place: str) -> str:
     return place if not place or "://" in place else os.path.abspath(os.path.expanduser(place))
 
 
+# an object that can be imported, as package.module:name
+Importable = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]
 # a folder or a URI; absolute at once, because a worker's working directory is not ours
 Place = Annotated[str, AfterValidator(_absolute)]
 
@@ -59,6 +61,11 @@ class Section(BaseModel):
 def _each_once(families: tuple[str, ...]) -> None:
     if len(set(families)) < len(families):
         raise ValueError(f"families: {', '.join(families)} names one twice")
+
+
+def _named_with_its_version(encoder: str | None, version: str | None) -> None:
+    if (encoder is None) != (version is None):
+        raise ValueError("encoder and encoder_version go together: name the version that the encoder declares")
 
 
 class Study(Section):
@@ -122,6 +129,12 @@ class EEG(Section):
         description=f"what a node tells, of docs/features.md: {', '.join(typing.get_args(EEGFamily))}",
     )
     waveform_hz: Positive = Field(64.0, description="samples a second of a waveform; what lies above half is cut off")
+    encoder: Importable | None = Field(
+        None, description="package.module:callable whose node features take the families' place; see docs/encoders.md"
+    )
+    encoder_version: str | None = Field(
+        None, description="the version that the encoder must declare; part of the digest"
+    )
     similarity: Similarity = Field(
         "pearson", description=f"what makes two electrodes neighbours: {', '.join(typing.get_args(Similarity))}"
     )
@@ -139,6 +152,7 @@ class EEG(Section):
     @model_validator(mode="after")
     def _families_go_together(self) -> Self:
         _each_once(self.families)
+        _named_with_its_version(self.encoder, self.encoder_version)
         if "waveform" in self.families and len(self.families) > 1:
             raise ValueError(
                 "families: waveform stands alone; an encoder of samples cannot read other features as time"
@@ -166,6 +180,12 @@ class Audio(Section):
         description=f"what a node tells, of docs/features.md: {', '.join(typing.get_args(AudioFamily))}; egemaps needs "
         "the extra [opensmile]",
     )
+    encoder: Importable | None = Field(
+        None, description="package.module:callable whose node features take the families' place; see docs/encoders.md"
+    )
+    encoder_version: str | None = Field(
+        None, description="the version that the encoder must declare; part of the digest"
+    )
     similarity: Literal["cosine", "euclidean", "pearson"] = Field(
         "cosine", description="what makes two frames neighbours"
     )
@@ -174,6 +194,7 @@ class Audio(Section):
     @model_validator(mode="after")
     def _families_go_together(self) -> Self:
         _each_once(self.families)
+        _named_with_its_version(self.encoder, self.encoder_version)
         return self
 
 
@@ -403,6 +424,10 @@ class Cluster(Section):
     address: str | None = Field(None, description="null: RAY_ADDRESS if set, else an embedded Ray")
     num_cpus: int | None = Field(None, ge=2, description="of an embedded Ray; null: the cores, at least 4")
     task_cpus: Positive = Field(1.0, description="of a preparation task, and its thread count")
+    encoder_cpus: Positive = Field(
+        1.0, description="of an actor that holds features.<modality>.encoder, and its threads"
+    )
+    encoder_gpus: float = Field(0.0, ge=0, description="of such an actor; 0.25: four share a GPU; 0: CPU")
     worker_cpus: Positive = Field(0.5, description="of a training worker, and its thread count, at least 1")
     gpus_per_worker: float = Field(0.0, ge=0, description="of a training worker; 0: CPU")
 
@@ -429,10 +454,11 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _filters_meet_samples(self) -> Self:
-        if self.model.node_encoder == "conv" and self.features.eeg.families != ("waveform",):
+        scalp = self.features.eeg
+        if self.model.node_encoder == "conv" and not scalp.encoder and scalp.families != ("waveform",):
             raise ValueError(
                 "model.node_encoder = conv filters along time, and features.eeg.families = "
-                f"[{', '.join(self.features.eeg.families)}] are no samples; set these to [waveform], or take linear"
+                f"[{', '.join(scalp.families)}] are no samples; set these to [waveform], or take linear"
             )
         return self
 

@@ -196,7 +196,7 @@ def _by_node(value_FL: Array, place_F: NDArray[np.float64], nodes: int) -> Array
 
 def require_packages(config: Audio) -> None:
     """Raise ConfigError where a family needs a package that is not installed; nothing is imported."""
-    if "egemaps" in config.families and importlib.util.find_spec("opensmile") is None:
+    if not config.encoder and "egemaps" in config.families and importlib.util.find_spec("opensmile") is None:
         raise ConfigError(
             "features.audio.families: egemaps needs the package opensmile, which is not installed here; "
             "pip install 'mmray[opensmile]' on every node, or leave it out"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mmray.config import EEG, Audio, Features
 from mmray.errors import ConfigError, RecordingError
-from mmray.features import artefacts, audio, audio_nodes, cleaning, eeg, eeg_nodes, quality, speech
+from mmray.features import artefacts, audio, audio_nodes, cleaning, eeg, eeg_nodes, encoders, quality, speech
 from mmray.graphs import similarity
 from mmray.recordings import signals
 from mmray.schema import Modality, Recording, features_schema
@@ -42,25 +42,33 @@ class CleanEEG:
     mains_db: float | None
 
 
+def feature_names(modality: Modality, config: Features) -> tuple[str, ...]:
+    """What each feature of a node is, in order. Raises ConfigError where an encoder cannot say it."""
+    section = config.eeg if modality == "eeg" else config.audio
+    if section.encoder:
+        return encoders.names(section)
+    return eeg_nodes.names(section) if isinstance(section, EEG) else audio_nodes.names(section)
+
+
 def shape(modality: Modality, config: Features) -> tuple[int, int]:
     """Nodes n and features a node d of a modality's segment graphs.
 
     Raises:
-        ConfigError: the montage or a channel is not known, a package is missing, or there are too few nodes for the
-            neighbours.
+        ConfigError: the montage or a channel is not known, a package or an encoder is missing, or there are too few
+            nodes for the neighbours.
     """
     if modality == "eeg":
         names = eeg.node_names(config.eeg)
         eeg.positions(config.eeg.montage, names)
-        nodes, width, neighbours = len(names), eeg_nodes.width(config.eeg), config.eeg.neighbours
+        nodes, neighbours = len(names), config.eeg.neighbours
     else:
         if config.audio.f0_min_hz >= config.audio.f0_max_hz:
             raise ConfigError("features.audio.f0_min_hz must lie below f0_max_hz")
         audio_nodes.require_packages(config.audio)
-        nodes, width, neighbours = config.audio.nodes, audio_nodes.width(config.audio), config.audio.neighbours
+        nodes, neighbours = config.audio.nodes, config.audio.neighbours
     if neighbours >= nodes:
         raise ConfigError(f"features.{modality}.neighbours: {neighbours} of {nodes} nodes; take at most {nodes - 1}")
-    return nodes, width
+    return nodes, len(feature_names(modality, config))
 
 
 def extract(recording: Recording, config: Features, source_sha256: str | None = None) -> pa.Table:
@@ -123,7 +131,10 @@ def _eeg(raw: signals.EEGSignal, config: EEG) -> tuple[Columns, quality.Decision
     duration_s = raw.data_CT.shape[1] / rate
     clean = clean_eeg(raw, config)
     del raw  # twice the size of all that follows
-    x_SND = eeg_nodes.node_features(clean.signal_SNT, rate, config)
+    if config.encoder:
+        x_SND = encoders.encode(config, clean.signal_SNT, rate, len(names))
+    else:
+        x_SND = eeg_nodes.node_features(clean.signal_SNT, rate, config)
     band_hz = eeg_nodes.band_hz(config.connectivity_band, config)
     alike_SNN = similarity.similarity(config.similarity, x_SND, clean.signal_SNT, position_N3, rate, band_hz)
     neighbour_SNK, weight_SNK = similarity.top_k(alike_SNN, config.neighbours)
@@ -213,7 +224,10 @@ def _audio(raw: signals.AudioSignal, config: Audio) -> tuple[Columns, quality.De
     wave_T = audio.normalise_loudness(whole_T[start:stop], rate)
     frames = audio.analyse(wave_T, segments, config).take(kept_S)
     signal_ST = audio.cut(wave_T, segments, config)[kept_S]
-    x_SND = audio_nodes.node_features(frames, signal_ST, config)
+    if config.encoder:
+        x_SND = encoders.encode(config, signal_ST, rate, config.nodes)
+    else:
+        x_SND = audio_nodes.node_features(frames, signal_ST, config)
     neighbour_SNK, weight_SNK = similarity.top_k(similarity.similarity(config.similarity, x_SND), config.neighbours)
     start_s_S = start_s_S[kept_S]
     columns: Columns = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -36,6 +37,7 @@ _GROUP_BYTES = 16 << 20  # small recordings share a task: starting one costs as 
 _GROUP_RECORDINGS = 8
 _TASK_BYTES = 512 << 20  # libraries and working arrays of a task ...
 _BYTES_PER_BYTE = 6  # ... and what each byte of its recording adds
+_TASK_RETRIES = 3  # as Ray's own for tasks
 _MOST_REASONS = 10  # lines a terminal gets; quarantine.parquet has them all
 _STOPS = {error.exit_code: error for error in (ConfigError, WorkspaceError, ResourceError)}
 
@@ -136,10 +138,13 @@ def _run(
     """Outcomes as they come, biggest recordings first so that the tail is short."""
     import ray.exceptions
 
-    cpus, features = config.cluster.task_cpus, config.features
+    features, hardware = config.features, config.cluster
+    encoder = (features.eeg if recordings[0].modality == "eeg" else features.audio).encoder
+    cpus, gpus = (hardware.encoder_cpus, hardware.encoder_gpus) if encoder else (hardware.task_cpus, 0.0)
+    setting = "cluster.encoder_cpus or cluster.encoder_gpus" if encoder else "cluster.task_cpus"
     workspace = Workspace(config.workspace)
     memory = _TASK_BYTES + _BYTES_PER_BYTE * max(recording.size_bytes for recording in recordings)
-    cluster.require_room("prepare", cpus=cpus, memory_bytes=memory, setting="cluster.task_cpus")
+    cluster.require_room("prepare", cpus=cpus, gpus=gpus, memory_bytes=memory, setting=setting)
 
     def task(row: dict[str, Any]) -> list[dict[str, Any]]:
         cluster.limit_threads(cpus)
@@ -149,15 +154,35 @@ def _run(
             for member in group
         ]
 
+    class Actor:
+        """Keeps its process, and with it the encoder that the first recording constructs there."""
+
+        def __call__(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+            return task(row)
+
     groups = [{"group": json.dumps([asdict(recording) for recording in group])} for group in _groups(recordings)]
-    dataset = cluster.data().from_items(groups, override_num_blocks=len(groups))
+    data = cluster.data()
+    dataset = data.from_items(groups, override_num_blocks=len(groups))
+    if encoder:
+        pool = data.ActorPoolStrategy(min_size=1, max_size=len(groups))
+        # Ray Data would send a recording that ends its actor to a new one for ever, and has no other word for it yet
+        again = {"max_task_retries": _TASK_RETRIES}
+        with warnings.catch_warnings(category=DeprecationWarning, action="ignore"):
+            dataset = dataset.flat_map(Actor, compute=pool, num_cpus=cpus, num_gpus=gpus, memory=memory, **again)
+    else:
+        dataset = dataset.flat_map(task, num_cpus=cpus, memory=memory)
     try:
-        for row in dataset.flat_map(task, num_cpus=cpus, memory=memory).iter_rows():
+        for row in dataset.iter_rows():
             yield _Outcome(**row)
-    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError) as error:
+    except (
+        ray.exceptions.WorkerCrashedError,
+        ray.exceptions.RayActorError,
+        ray.exceptions.OutOfMemoryError,
+        ray.exceptions.NodeDiedError,
+    ) as error:
         raise ResourceError(
             f"prepare: a worker was killed again and again, mostly for want of memory ({type(error).__name__}); raise "
-            "cluster.task_cpus so that fewer run at once, then run the same command again"
+            f"{setting} so that fewer run at once, then run the same command again"
         ) from error
 
 

@@ -24,7 +24,8 @@ from mmray.config import Config
 from mmray.errors import RecordingError, WorkspaceError
 from mmray.evaluation import explain_page, explain_plots
 from mmray.evaluation.report import write_report
-from mmray.features import audio_nodes, eeg, eeg_nodes
+from mmray.features import eeg
+from mmray.features.extract import feature_names
 from mmray.features.table import Segments
 from mmray.features.table import load as load_segments
 from mmray.models.system import Encoder, System
@@ -287,11 +288,11 @@ def _role(workspace: Workspace, run_id: str, subject_id: str) -> str:
 def _names(settings: Config, modality: str) -> tuple[list[str], list[str]]:
     """Names of a modality's nodes and of their features."""
     if modality == "eeg":
-        return list(eeg.node_names(settings.features.eeg)), list(eeg_nodes.names(settings.features.eeg))
+        return list(eeg.node_names(settings.features.eeg)), list(feature_names("eeg", settings.features))
     chosen = settings.features.audio
     step_s = chosen.segment_s / chosen.nodes
     nodes = [f"{(n + 0.5) * step_s:.2f} s" for n in range(chosen.nodes)]
-    return nodes, list(audio_nodes.names(chosen))
+    return nodes, list(feature_names("audio", settings.features))
 
 
 def _spread(share: Share) -> str:
