@@ -185,7 +185,7 @@ def test_prepare_runs_it_in_actors_that_construct_it_once_and_quarantines_what_i
 
 
 def test_prepare_stops_where_the_encoder_can_serve_nobody(ray_session, tmp_path):
-    with pytest.raises(ConfigError, match="Unmade.. cannot be constructed"):
+    with pytest.raises(ConfigError, match=r"Unmade\(\) cannot be constructed"):
         pipeline.prepare(Config(workspace=workspace_of(tmp_path, 1), features=voices("Unmade")))
 
 
