@@ -73,6 +73,14 @@ def flat(signal, sampling_rate_hz):
     return np.zeros((len(signal), 4), np.float32)
 
 
+def narrow(signal, sampling_rate_hz):
+    return np.zeros((len(signal), 31, 4), np.float32)
+
+
+def starved(signal, sampling_rate_hz):
+    raise MemoryError("no room")
+
+
 def whole_numbers(signal, sampling_rate_hz):
     return np.zeros((len(signal), 32, 4), np.int64)
 
@@ -94,7 +102,7 @@ def double(signal, sampling_rate_hz):
     return np.ones((len(signal), 32, 4), np.float64)
 
 
-for function in (scalp, envelope, flat, whole_numbers, listed, endless, greedy, double):
+for function in (scalp, envelope, flat, narrow, starved, whole_numbers, listed, endless, greedy, double):
     function.version, function.width = "1", 4
 scalp.width = 2
 constant = 3

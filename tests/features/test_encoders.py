@@ -99,6 +99,7 @@ def test_double_precision_is_taken_and_stored_as_single(tmp_path):
         ("Uncallable", "cannot be called"),
         ("Unmade", r"Unmade\(\) cannot be constructed: FileNotFoundError: weights"),
         ("flat", r"flat returned float32 of shape \(1, 4\); .* shape \(1, 32, 4\)"),
+        ("narrow", r"narrow returned float32 of shape \(1, 31, 4\); .* shape \(1, 32, 4\)"),
         ("whole_numbers", "returned int64"),
         ("listed", "returned <class 'list'>"),
     ],
@@ -148,6 +149,7 @@ def test_an_encoder_without_a_version_or_of_no_importable_name_is_refused(given)
     ("name", "seconds", "message"),
     [
         ("Picky", 2.0, r"Picky \(version 1\) failed on 2 x 16000 samples at 16000 Hz: ValueError: two segments"),
+        ("starved", 1.0, "MemoryError: no room"),
         ("endless", 1.0, "not finite"),
         ("greedy", 1.0, "read-only"),
     ],
