@@ -1,4 +1,4 @@
-"""Preparation against a plain script, and against the same functions without Ray Data; memory; growth.
+"""Preparation against a plain script, and against the same functions without Ray Data; memory; growth with people.
 
 Recordings are of MODMA's size: 129 x 75,000 samples and eight clips a person. Both alternatives run in a pool of as
 many processes as there are cores, one thread each, that has done a recording before the clock starts.
@@ -28,7 +28,7 @@ from mmray.features.extract import extract
 from mmray.features.table import from_table
 from mmray.recordings import catalogue, synthetic
 from mmray.recordings.signals import content_sha256
-from mmray.schema import Recording
+from mmray.schema import Recording, recordings_table
 from mmray.storage import Workspace
 
 SIDES = ("ours", "plain script", "bare pool")
@@ -51,6 +51,7 @@ def run(*, quick: bool) -> Outcome:
         outcome.figures["memory of a task"] = _memory(settings, recordings)
         with cluster.session(settings.cluster):
             _compared(outcome, settings, recordings, rounds=1 if quick else 3)
+            _grown(outcome, f"{folder}/growth", people=(4, 16) if quick else (16, 256))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return outcome
@@ -98,14 +99,42 @@ def _compared(outcome: Outcome, settings: Config, recordings: list[Recording], r
     }
 
 
+def _grown(outcome: Outcome, folder: str, people: tuple[int, int]) -> None:
+    """Time a recording and the driver's peak memory, of many people over few; 16 s of EEG and one clip each."""
+    settings = config.from_dict(
+        {
+            "workspace": f"{folder}/ws",
+            "study": {"kind": "synthetic", "root": f"{folder}/study"},
+            "synth": {"subjects": max(people), "eeg_seconds": 16, "clips": 1},
+        }
+    )
+    synthetic.generate(settings.study.root, settings.synth, settings.seed, settings.cluster)
+    catalogue.catalogue(settings)
+    recordings = catalogue.load(Workspace(settings.workspace))
+    everybody = sorted({recording.subject_id for recording in recordings})
+    _ours(settings, [r for r in recordings if r.subject_id in everybody[: people[0]]])  # warms up
+    seconds, peaks = [], []
+    for count in people:
+        _emptied(settings)
+        some = [recording for recording in recordings if recording.subject_id in everybody[:count]]
+        start = time.perf_counter()
+        _ours(settings, some)
+        seconds.append((time.perf_counter() - start) / len(some))
+        peaks.append(peak_bytes())
+    label = f"at {people[1]} over {people[0]} people"
+    for name, (few, many) in (("time a recording", seconds), ("driver's peak memory", peaks)):
+        value = round(many / few, 3)
+        outcome.figures[f"{name}, {label}"] = Figure(
+            value, 1.1, (value, value), at_most=True, detail={"few": few, "many": many}
+        )
+
+
 def _emptied(settings: Config) -> None:
     for name in ("features", "bare"):
         shutil.rmtree(f"{settings.workspace}/{name}", ignore_errors=True)
 
 
 def _ours(settings: Config, recordings: list[Recording]) -> None:
-    from mmray.schema import recordings_table
-
     Workspace(settings.workspace).write_table(recordings_table(recordings), "recordings.parquet")
     pipeline.prepare(settings)
 
