@@ -19,7 +19,7 @@ from mmray.errors import ConfigError, RecordingError
 Array = NDArray[np.float32]
 
 _HOP_S = 0.010
-_CHUNK = 4096  # frames
+_CHUNK = 1024  # frames
 _WINDOW_S = 0.032
 _ACTIVE_DB = 30.0  # frames this far below the loudest do not count towards the loudness
 _POWER_FLOOR = 1e-7  # of the loudness
@@ -181,9 +181,10 @@ def yin(frames_FT: Array, config: Audio) -> tuple[Array, Array]:
     spectrum = fft.rfft(frames_FT, size)
     head = fft.rfft(frames_FT[:, :window], size)
     cross_FL = fft.irfft(spectrum * head.conj(), size)[:, : longest + 2]
-    energy_FT = np.concatenate([np.zeros((frames, 1)), np.cumsum(frames_FT.astype(np.float64) ** 2, axis=1)], axis=1)
-    lags = np.arange(longest + 2)
-    lagged_FL = energy_FT[:, lags + window] - energy_FT[:, lags]
+    energy_FT = np.zeros((frames, samples + 1))
+    np.cumsum(np.square(frames_FT), axis=1, out=energy_FT[:, 1:])  # in float64: it is a difference of sums that counts
+    lags = np.arange(longest + 2, dtype=np.float32)
+    lagged_FL = (energy_FT[:, window : window + len(lags)] - energy_FT[:, : len(lags)]).astype(np.float32)
     difference_FL = np.maximum(lagged_FL[:, :1] + lagged_FL - 2 * cross_FL, 0)
     total_FL = np.cumsum(difference_FL[:, 1:], axis=1)
     silent_F = lagged_FL[:, 0] <= 1e-10 * window

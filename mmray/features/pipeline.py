@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -112,13 +112,11 @@ def prepare(config: Config, strict: bool = False) -> PrepareSummary:
     refused = _refused(workspace, key, provenance)
     outcomes: dict[str, _Outcome] = {}
     with cluster.session(config.cluster), progress.bar("prepare", len(recordings)) as advance:
-        for modality in MODALITIES:
-            chosen = [recording for recording in recordings if recording.modality == modality]
-            for outcome in _run(chosen, config, key, refused) if chosen else ():
-                if outcome.status == "stopped":
-                    raise _STOPS.get(outcome.exit_code, MmrayError)(outcome.reason)
-                outcomes[outcome.recording_id] = outcome
-                advance(note=outcome.recording_id)
+        for outcome in _run(recordings, config, key, refused):
+            if outcome.status == "stopped":
+                raise _STOPS.get(outcome.exit_code, MmrayError)(outcome.reason)
+            outcomes[outcome.recording_id] = outcome
+            advance(note=outcome.recording_id)
     _refuse_copies(recordings, outcomes)
     _publish(workspace, key, recordings, outcomes, provenance)
     summary = _summarise(key, recordings, outcomes)
@@ -135,9 +133,38 @@ def prepare(config: Config, strict: bool = False) -> PrepareSummary:
 def _run(
     recordings: list[Recording], config: Config, key: str, refused: dict[tuple[str, str], tuple[str, str]]
 ) -> Iterator[_Outcome]:
-    """Outcomes as they come, biggest recordings first so that the tail is short."""
+    """Outcomes as they come. One execution for all modalities: starting one costs as much as preparing a recording."""
     import ray.exceptions
 
+    by_modality = [[recording for recording in recordings if recording.modality == m] for m in MODALITIES]
+    sides = [_mapped(chosen, config, key, refused) for chosen in by_modality if chosen]
+    settings = dict.fromkeys(side.setting for side in sides)
+    first, *others = (side.dataset for side in sides)
+    dataset = first.union(*others) if others else first
+    try:
+        for row in dataset.iter_rows():
+            yield _Outcome(**row)
+    except (
+        ray.exceptions.WorkerCrashedError,
+        ray.exceptions.RayActorError,
+        ray.exceptions.OutOfMemoryError,
+        ray.exceptions.NodeDiedError,
+    ) as error:
+        raise ResourceError(
+            f"prepare: a worker was killed again and again, mostly for want of memory ({type(error).__name__}); raise "
+            f"{' or '.join(settings)} so that fewer run at once, then run the same command again"
+        ) from error
+
+
+class _Mapped(NamedTuple):
+    dataset: Any
+    setting: str  # which limits how many of its tasks run at once
+
+
+def _mapped(
+    recordings: list[Recording], config: Config, key: str, refused: dict[tuple[str, str], tuple[str, str]]
+) -> _Mapped:
+    """Outcomes of one modality's recordings to be, biggest first so that the tail is short."""
     features, hardware = config.features, config.cluster
     encoder = (features.eeg if recordings[0].modality == "eeg" else features.audio).encoder
     cpus, gpus = (hardware.encoder_cpus, hardware.encoder_gpus) if encoder else (hardware.task_cpus, 0.0)
@@ -171,19 +198,7 @@ def _run(
             dataset = dataset.flat_map(Actor, compute=pool, num_cpus=cpus, num_gpus=gpus, memory=memory, **again)
     else:
         dataset = dataset.flat_map(task, num_cpus=cpus, memory=memory)
-    try:
-        for row in dataset.iter_rows():
-            yield _Outcome(**row)
-    except (
-        ray.exceptions.WorkerCrashedError,
-        ray.exceptions.RayActorError,
-        ray.exceptions.OutOfMemoryError,
-        ray.exceptions.NodeDiedError,
-    ) as error:
-        raise ResourceError(
-            f"prepare: a worker was killed again and again, mostly for want of memory ({type(error).__name__}); raise "
-            f"{setting} so that fewer run at once, then run the same command again"
-        ) from error
+    return _Mapped(dataset, setting)
 
 
 def _groups(recordings: list[Recording]) -> Iterator[list[Recording]]:
