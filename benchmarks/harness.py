@@ -7,7 +7,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,6 +112,20 @@ class Outcome:
             detail={f"{name}_s": round(median, 6) for name, median in zip(names, medians, strict=True)}
             | {"rounds": rounds},
         )
+
+    def rate(self, label: str, seconds: Mapping[str, Sequence[float]], bars: Mapping[str, float]) -> None:
+        """A figure an alternative, from times taken round by round: its median time over that of the side "ours".
+
+        Args:
+            label: of the figures, before the alternative's name.
+            seconds: side -> seconds of each round.
+            bars: alternative -> the ratio the project asks of itself.
+        """
+        for side, bar in bars.items():
+            pairs = [theirs / ours for ours, theirs in zip(seconds["ours"], seconds[side], strict=True)]
+            value = statistics.median(seconds[side]) / statistics.median(seconds["ours"])
+            spread = (round(min(pairs), 3), round(max(pairs), 3))
+            self.figures[f"{label} {side}"] = Figure(round(value, 3), bar, spread, detail={"rounds": len(pairs)})
 
     def as_json(self) -> dict[str, Any]:
         """The one object that --json prints."""

@@ -87,12 +87,7 @@ def _compared(outcome: Outcome, settings: Config, recordings: list[Recording], r
                     if round_ >= 0:
                         seconds[side].append(time.perf_counter() - start)
                     advance()
-    for side, bar in BARS.items():
-        pairs = [theirs / ours for ours, theirs in zip(seconds["ours"], seconds[side], strict=True)]
-        value = statistics.median(seconds[side]) / statistics.median(seconds["ours"])
-        outcome.figures[f"recordings a minute, over the {side}"] = Figure(
-            round(value, 3), bar, (round(min(pairs), 3), round(max(pairs), 3)), detail={"rounds": rounds}
-        )
+    outcome.rate("recordings a minute, over the", seconds, BARS)
     outcome.detail["people"] = len(people)
     outcome.detail["people a minute"] = {
         side: round(60 * len(people) / statistics.median(took), 2) for side, took in seconds.items()

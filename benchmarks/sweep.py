@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from benchmarks import stacked
-from benchmarks.harness import Figure, Outcome, usable_cores
+from benchmarks.harness import Outcome, usable_cores
 from mmray import cluster, config, progress
 from mmray.config import Config
 from mmray.features import pipeline
@@ -83,12 +83,7 @@ def _compared(outcome: Outcome, settings: Config, rounds: int) -> None:
                 works[side](settings, specs)
                 seconds[side].append(time.perf_counter() - start)
                 advance()
-    for side, bar in BARS.items():
-        pairs = [theirs / ours for ours, theirs in zip(seconds["ours"], seconds[side], strict=True)]
-        value = statistics.median(seconds[side]) / statistics.median(seconds["ours"])
-        outcome.figures[f"fits a minute, over {side}"] = Figure(
-            round(value, 3), bar, (round(min(pairs), 3), round(max(pairs), 3)), detail={"rounds": rounds}
-        )
+    outcome.rate("fits a minute, over", seconds, BARS)
     outcome.detail["fits"] = len(specs)
     outcome.detail["fits a minute"] = {
         side: round(60 * len(specs) / statistics.median(took), 2) for side, took in seconds.items()

@@ -68,3 +68,10 @@ def test_a_missed_bar_exits_1_and_json_is_one_object(monkeypatch, capsys, value,
     monkeypatch.setattr(search, "run", lambda quick: Outcome("search", {"made": figure}))
     assert main(["search", "--json"]) == code
     assert json.loads(capsys.readouterr().out)["figures"]["made"]["value"] == value
+
+
+def test_a_rate_is_the_median_time_of_an_alternative_over_ours():
+    outcome = Outcome("made")
+    outcome.rate("fits a minute, over", {"ours": [1, 2, 4], "a loop": [2, 6, 8]}, {"a loop": 3.5})
+    figure = outcome.figures["fits a minute, over a loop"]
+    assert (figure.value, figure.spread, figure.met) == (3.0, (2.0, 3.0), False)
