@@ -22,7 +22,7 @@ Spans = Sequence[tuple[int, int]]
 
 _FILTER_ORDER = 4
 _NOTCH_QUALITY = 25.0  # 50 Hz / 25: 2 Hz wide
-_ROWS = 16
+_BLOCK = 1_300_000  # samples filtered at once, whatever the length: 16 electrodes of five minutes, one of an hour
 
 
 @cache
@@ -115,8 +115,9 @@ def band_pass(data_NT: NDArray[np.float64], sampling_rate_hz: float, spans: Span
         size = fft.next_fast_len(length + 2 * ring, real=True)
         gain_F = _squared_gain(size, sampling_rate_hz, *edges)
         mirrored = min(ring, length - 1)
-        for first in range(0, len(data_NT), _ROWS):  # a few rows at a time bound the copies
-            rows = slice(first, first + _ROWS)
+        step = max(1, _BLOCK // size)
+        for first in range(0, len(data_NT), step):
+            rows = slice(first, first + step)
             span_NT = _detrended(data_NT[rows, start:stop])
             wide_NT = np.empty((len(span_NT), size), dtype=np.float32)
             wide_NT[:, ring : ring + length] = span_NT
