@@ -66,6 +66,14 @@ def test_filter_is_scipys_forwards_and_backwards(seconds, near_uv, tolerance_uv)
     assert like > (0.97 if seconds == 1 else 0.995)
 
 
+@pytest.mark.parametrize("seconds", [1.0, 8.0])
+def test_a_straight_drift_leaves_no_trace(seconds):
+    data = np.random.default_rng(0).normal(size=(3, round(seconds * RATE)))
+    line = 2e4 + 3000 * np.arange(data.shape[1]) / RATE
+    here, there = (eeg.band_pass(1e-6 * x, RATE, [(0, data.shape[1])], EEG()) for x in (data, data + line))
+    np.testing.assert_allclose(here, there, atol=1e-3)
+
+
 def test_spans_are_filtered_apart():
     data = np.hstack([1e-6 * sine(10)[None], 1e-2 + 1e-6 * sine(10)[None]])
     half = data.shape[1] // 2

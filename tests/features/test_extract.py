@@ -169,6 +169,17 @@ def test_a_missing_extra_is_a_config_error_that_names_it(tmp_path, monkeypatch, 
         extract(file, Features(eeg=EEG(**{name: True})))
 
 
+def test_a_rejected_segment_leaves_the_others_as_they_are(tmp_path):
+    data = resting()
+    data[:128, 1000:1250] += 2000 * np.sin(2 * np.pi * 8 * np.arange(250) / 250) * np.linspace(-1, 1, 128)[:, None]
+    file = recording(write_mat(tmp_path / "r.mat", data), "eeg", "modma-mat")
+    some, everything = (from_table(extract(file, Features(eeg=EEG(reject_uv=uv)))) for uv in (200.0, 1e6))
+    kept = np.isin(everything.start_s_S, some.start_s_S)
+    assert 0 < np.flatnonzero(~kept).min() < len(kept) - 1
+    np.testing.assert_array_equal(some.x_SND, everything.x_SND[kept])
+    np.testing.assert_array_equal(some.neighbour_SNK, everything.neighbour_SNK[kept])
+
+
 def test_a_burst_costs_its_segment_and_shows_in_kept_fraction(tmp_path):
     data = resting()
     data[:128, 1000:1250] += 2000 * np.sin(2 * np.pi * 8 * np.arange(250) / 250) * np.linspace(-1, 1, 128)[:, None]

@@ -67,7 +67,8 @@ def test_a_second_of_speech_among_silence_is_where_it_is():
     wave[2 * RATE : 3 * RATE] += noise(1, -20, seed=1)
     told = active_speech(wave, RATE)
     assert told.active_fraction(2.1, 3.0) == 1
-    assert told.active_fraction(0, 1.9) == 0
+    assert told.active_fraction(0, 2.0) == 0
+    assert told.active_fraction(3.0, 3.15) == 1
     assert told.active_fraction(3.6, 6) == 0
     assert told.active_fraction(7, 8) == 0
 

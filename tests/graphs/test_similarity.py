@@ -134,3 +134,12 @@ def test_top_k_refuses_as_many_neighbours_as_nodes():
 def test_a_similarity_without_its_input_is_a_config_error():
     with pytest.raises(ConfigError, match="phase_locking"):
         sim.similarity("phase_locking", np.zeros((1, 4, 4), np.float32))
+
+
+def test_rows_that_are_constant_but_for_rounding_correlate_with_nothing():
+    x = np.full((1, 3, 1000), 0.1, dtype=np.float32)
+    x[0, 1] = 0.3
+    x[0, 2] = np.random.default_rng(0).normal(size=1000)
+    assert x[0, :2].mean(-1).tolist() != x[0, :2, 0].tolist()
+    r = sim.pearson(x)[0]
+    np.testing.assert_array_equal(r[:2], 0)
