@@ -70,6 +70,7 @@ def quality(settings: Config) -> QualitySummary:
     quarantined: list[Row] = workspace.read_table(*folder, "quarantine.parquet").to_pylist()
     ordered: dict[str, list[Row]] = {m: worst_first([row for row in rows if row["modality"] == m]) for m in MODALITIES}
     pictures = _pictures(settings, workspace, ordered, quarantined)
+    place = (*folder, "report")
     told = page.Told(
         digest=digest,
         verdict=[_verdict(m, ordered[m], quarantined) for m in MODALITIES],
@@ -78,9 +79,8 @@ def quality(settings: Config) -> QualitySummary:
         overview={m: plots.overview(ordered[m], m) for m in MODALITIES if ordered[m]},
         pictures=pictures,
         settings=config.to_yaml(settings),
-        command=["mmray", "quality", "--workspace", workspace.root],
+        command=["mmray", "quality", "--config", workspace.path(*place, "config.yaml"), "--workspace", workspace.root],
     )
-    place = (*folder, "report")
     _write(workspace, place, told)
     reasons = Counter(_general(row) for row in quarantined)
     return QualitySummary(
@@ -186,4 +186,5 @@ def _write(workspace: Workspace, place: tuple[str, ...], told: page.Told) -> Non
     for one in told.pictures:
         if one.png is not None:
             workspace.write_bytes(one.png, *place, "figures", f"{one.kind}-{one.row['recording_id']}.png")
+    workspace.write_text(told.settings, *place, "config.yaml")
     workspace.write_text(page.page(told), *place, "report.html")

@@ -216,7 +216,8 @@ def _audio(raw: signals.AudioSignal, config: Audio) -> tuple[Columns, quality.De
     segments = audio.segment_count(stop - start, config)
     spoken = speech.active_speech(whole_T, rate)
     start_s_S = start / rate + np.arange(segments) * config.segment_s
-    kept_S = quality.active(spoken, start_s_S, config.segment_s) >= config.min_active
+    active_S = quality.active(spoken, start_s_S, config.segment_s)
+    kept_S = active_S >= config.min_active
     if not kept_S.any():
         raise RecordingError(
             f"none of its {segments} segments holds as much speech as features.audio.min_active={config.min_active:g}"
@@ -235,7 +236,15 @@ def _audio(raw: signals.AudioSignal, config: Audio) -> tuple[Columns, quality.De
         "x": x_SND,
         "neighbour": neighbour_SNK,
         "weight": weight_SNK,
-        **quality.audio(frames.voiced_SNJ, spoken, start_s_S, config.segment_s, raw.data_CT, raw.sampling_rate_hz),
+        **quality.audio(
+            frames.voiced_SNJ,
+            active_S[kept_S],
+            spoken.snr_db,
+            start_s_S,
+            config.segment_s,
+            raw.data_CT,
+            raw.sampling_rate_hz,
+        ),
     }
     decided = {
         "duration_s": raw.data_CT.shape[1] / raw.sampling_rate_hz,

@@ -27,7 +27,8 @@ def eeg(bad_N: NDArray[np.bool_], peak_to_peak_S: Array, kept_S: NDArray[np.bool
 
 def audio(
     voiced_SNJ: NDArray[np.bool_],
-    speech: Speech,
+    active_S: Array,
+    snr_db: float | None,
     start_s_S: NDArray[np.floating[Any]],
     segment_s: float,
     data_CT: Array,
@@ -35,10 +36,11 @@ def audio(
 ) -> dict[str, Array]:
     """Voiced, spoken and clipped fraction, level (dB of full scale) and signal-to-noise ratio (dB) of each segment.
 
-    The ratio is the clip's, not a number where it has no pause to tell the noise from.
+    The ratio is not a number where the clip has no pause to tell the noise from.
 
     Args:
         voiced_SNJ: the segments' analysis frames with a pitch.
+        active_S: see `active`; `snr_db` is the clip's.
         start_s_S: where the segments begin.
         data_CT: the clip as recorded, since resampling hides clipping.
         sampling_rate_hz: as recorded.
@@ -48,12 +50,12 @@ def audio(
     power = [np.square(data_CT[:, start : start + length], dtype=np.float64).mean() for start in begins]
     return {
         "quality_voiced_fraction": voiced_SNJ.mean((1, 2)).astype(np.float32),
-        "quality_active_fraction": active(speech, start_s_S, segment_s),
+        "quality_active_fraction": active_S,
         "quality_clipped_fraction": np.array(
             [clipped(data_CT[:, start : start + length]) for start in begins], np.float32
         ),
         "quality_level_dbfs": (10 * np.log10(np.maximum(power, 1e-12))).astype(np.float32),
-        "quality_snr_db": np.full(len(begins), np.nan if speech.snr_db is None else speech.snr_db, dtype=np.float32),
+        "quality_snr_db": np.full(len(begins), np.nan if snr_db is None else snr_db, dtype=np.float32),
     }
 
 

@@ -15,7 +15,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmray.config import Cluster, Config, digest
+from mmray.config import Cluster, Config, digest, load
 from mmray.errors import WorkspaceError
 from mmray.evaluation import preparation
 from mmray.features import pipeline
@@ -101,6 +101,13 @@ def test_the_table_holds_what_the_preparation_left(workspace, told):
         assert [row["recording_id"] for row in csv.DictReader(file)] == list(ours)
     assert ours["03-eeg-03"]["bad"] == "F3 flat, O1 flat, P8 flat"
     assert ours["03-eeg-03"]["bad_electrodes"] == 3
+
+
+def test_the_command_on_the_page_makes_it_again(told):
+    report = Path(told.report)
+    settings = report.parent / "config.yaml"
+    assert f"mmray quality --config {settings} --workspace " in report.read_text(encoding="utf-8")
+    assert load(settings).features == FEIS
 
 
 def test_a_file_that_is_gone_costs_its_picture_alone(workspace, told, tmp_path):
