@@ -201,8 +201,24 @@ class Audio(Section):
 class Features(Section):
     """What `mmray prepare` makes; its digest names features/<digest>."""
 
+    pairing: Literal["recording", "window"] = Field(
+        "recording",
+        description="what matches: all of a pair_id's recordings; or, where its EEG and its voice began at the same "
+        "moment, the same window of both",
+    )
     eeg: EEG = EEG()
     audio: Audio = Audio()
+
+    @model_validator(mode="after")
+    def _windows_are_the_same(self) -> Self:
+        if self.pairing == "window" and self.eeg.segment_s != self.audio.segment_s:
+            raise ValueError(
+                f"pairing = window needs windows of one length; eeg.segment_s = {self.eeg.segment_s:g} and "
+                f"audio.segment_s = {self.audio.segment_s:g} differ"
+            )
+        if self.pairing == "window" and self.audio.trim_db is not None:
+            raise ValueError("pairing = window keeps the clock of both recordings; set audio.trim_db=null")
+        return self
 
 
 class Split(Section):
@@ -263,8 +279,8 @@ class Train(Section):
 
     fold: int = Field(0, ge=0, description="outer fold to test on")
     epochs: int = Field(60, ge=1, description="at most")
-    batch_size: int = Field(256, ge=2, description="distinct subjects a global batch, at most")
-    passes: int = Field(8, ge=1, description="times an epoch sees each subject, paired anew each time")
+    batch_size: int = Field(256, ge=2, description="distinct pair_ids a global batch, at most")
+    passes: int = Field(8, ge=1, description="times an epoch sees each pair_id, its segments drawn anew each time")
     segments: int = Field(4, ge=1, description="segments of each modality that a training sample is the mean of")
     learning_rate: Positive = Field(1e-3, description="of AdamW, where its schedule is highest")
     schedule: Literal["constant", "cosine", "one_cycle", "plateau"] = Field(
@@ -294,8 +310,8 @@ class Train(Section):
     shuffled_pairs: int | None = Field(
         None,
         ge=0,
-        description="control: give each voice to another person of the same part, drawn by this seed, so that "
-        "nothing can be found; null: as recorded",
+        description="control: each voice goes to another person of the same part, or a person's trials or "
+        "windows get one another's voices, drawn by this seed, so that nothing can be found; null: as recorded",
     )
     num_workers: int = Field(0, ge=0, json_schema_extra=HARDWARE, description="0: in this process; N: DDP")
     compile: bool = Field(

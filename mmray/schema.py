@@ -182,7 +182,9 @@ METRICS = pa.schema(
     [
         pa.field("task", pa.string(), nullable=False),  # retrieval or classification
         pa.field("direction", pa.string(), nullable=False),  # eeg->audio, audio->eeg, fused
-        pa.field("level", pa.string(), nullable=False),  # subject or segment
+        pa.field(
+            "level", pa.string(), nullable=False
+        ),  # of a query: subject, segment; pair, where a subject has several; within its subject
         pa.field("metric", pa.string(), nullable=False),
         pa.field("value", pa.float64(), nullable=False),
         pa.field("ci_low", pa.float64()),  # 95 %, subjects resampled
@@ -191,7 +193,7 @@ METRICS = pa.schema(
         pa.field("ceiling", pa.float64()),  # the oracle's, where the study has a truth
         pa.field("p_value", pa.float64()),  # permuted between subjects
         pa.field("queries", pa.int64(), nullable=False),
-        pa.field("gallery", pa.int64()),
+        pa.field("gallery", pa.int64()),  # rows that a query is ranked among; their median where subjects differ
     ]
 )
 

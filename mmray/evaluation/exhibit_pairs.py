@@ -13,8 +13,8 @@ from scipy import stats
 
 from mmray.evaluation import comparison, statistics
 from mmray.evaluation.classification import LOWER_IS_BETTER
-from mmray.evaluation.evaluate import values_by_pair
 from mmray.evaluation.fits import Fits
+from mmray.evaluation.paired import values_by_pair
 from mmray.evaluation.trials import Row, tested
 from mmray.schema import Modality
 

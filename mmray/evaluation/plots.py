@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from mmray.evaluation.evaluate import Paired
+from mmray.evaluation.paired import Paired
 from mmray.schema import MODALITIES
 
 INK = "#1b1f23"

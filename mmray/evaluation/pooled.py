@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from mmray import config
 from mmray.evaluation import classification, retrieval, statistics
-from mmray.evaluation.evaluate import Ceilings, values_by_pair
+from mmray.evaluation.paired import values_by_pair
+from mmray.evaluation.retrieval_figures import Ceilings
 from mmray.schema import MODALITIES, Modality
 
 RANKED = ("R@1", "R@5", "MRR")

@@ -17,7 +17,7 @@ from scipy.stats import binom, binomtest
 from sklearn.isotonic import IsotonicRegression
 
 from mmray.evaluation import statistics
-from mmray.evaluation.evaluate import values_by_pair
+from mmray.evaluation.paired import values_by_pair
 from mmray.evaluation.pooled import Tested
 
 LEVEL = 0.05

@@ -92,7 +92,7 @@ def eeg_of(recording: Recording, settings: Config) -> bytes:
         raise RecordingError(f"{recording.path}: no stretch of {length / raw.sampling_rate_hz:g} s to draw")
     clean: CleanEEG | None
     try:
-        clean = clean_eeg(raw, chosen)
+        clean = clean_eeg(raw, settings.features)
         bad_N = clean.why_N != ""
     except RecordingError:  # quarantined: there is a before and no after
         clean, bad_N = None, np.zeros(len(names), dtype=bool)

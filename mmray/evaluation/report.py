@@ -14,11 +14,12 @@ import yaml
 
 from mmray.errors import WorkspaceError
 from mmray.evaluation import explain_page, plots
-from mmray.evaluation.evaluate import paired_vectors
+from mmray.evaluation.paired import paired_vectors
 from mmray.evaluation.table import interval, number, p_text, share_of_ceiling, verdict
 from mmray.schema import Metric, metrics_of
 from mmray.storage import Workspace
 
+_ASKED = {"within": "each pair among its own person's"}
 _HEAD = "<thead><tr><th>figure</th><th>value</th><th>95 %</th><th>chance</th><th>p</th>"
 
 
@@ -117,7 +118,9 @@ def _retrieval(metrics: list[Metric]) -> str:
     with_oracle = any(metric.ceiling is not None for metric in found)
     bodies: dict[str, list[str]] = {}
     for metric in found:
-        what = "others of the same label" if metric.metric == "mAP" else f"one query a {metric.level}"
+        what = _ASKED.get(metric.level, f"one query a {metric.level}")
+        if metric.metric == "mAP":
+            what = "others of the same label"
         group = f"{metric.direction}, {what}: {metric.queries} queries, gallery {metric.gallery}"
         cells = _cells(metric, digits=1 if metric.metric == "median_rank" else 3)
         bodies.setdefault(group, []).append(_row(metric.metric, [*cells, _oracle(metric)] if with_oracle else cells))
@@ -131,6 +134,11 @@ def _retrieval(metrics: list[Metric]) -> str:
         "Ranks over the whole gallery, ties against the query. 95 %: subjects resampled, gallery fixed. p: one-sided, "
         "pairings (for mAP: labels) permuted between subjects. Chance is exact. mAP ranks other subjects only."
     )
+    if any(metric.level == "within" for metric in found):
+        note += (
+            " Among a person's own pairs nothing but timing can tell them apart; there p is of pairs rotated against "
+            "each other within each person, and gallery and chance are the median and the mean over people."
+        )
     return f'<p class="soft">{note}</p><div class="wide"><table>{head}{rows}</table></div>'
 
 

@@ -48,9 +48,8 @@ def permutation_pairing(
     statistic: Statistic,
     n: int,
     seed: int,
-    subject_U: NDArray[np.integer[Any]] | None = None,
 ) -> float:
-    """One-sided p-value of the true pairing among pairings permuted between subjects.
+    """One-sided p-value of the true pairing among pairings permuted between subjects, one row each.
 
     Args:
         value_UU: similarity, or what query u earns when gallery row v is taken for its match; the diagonal is the
@@ -58,20 +57,23 @@ def permutation_pairing(
         statistic: from N x U paired values to N figures; larger is better.
         n: permutations.
         seed: same seed, same p.
-        subject_U: subject of each row, 0..S-1 in rising order, where a subject owns several pairs; a subject's
-            rows move together, its k-th to the k-th of another. Without it each row is a subject.
 
     Returns:
         (1 + permutations at least as good) / (1 + n), in (0, 1] (Phipson & Smyth 2010, doi 10.2202/1544-6115.1585).
     """
     rows = np.arange(len(value_UU))
-    pairing_NU = permuted_pairings(rows if subject_U is None else subject_U, n, seed)
+    pairing_NU = permuted_pairings(rows, n, seed)
     observed = statistic(value_UU[rows, rows][None])
     return float(p_values(observed, statistic(value_UU[rows, pairing_NU])[:, None])[0])
 
 
 def permuted_pairings(subject_U: NDArray[np.integer[Any]], n: int, seed: int) -> NDArray[np.int64]:
-    """`n` pairings of rows under permuted subjects, shape n x U."""
+    """`n` pairings of rows under permuted subjects, shape n x U.
+
+    Args:
+        subject_U: subject of each row, 0..S-1 in rising order. A subject's rows move together, its k-th to the k-th of
+            another.
+    """
     _, start_S, count_S = np.unique(subject_U, return_index=True, return_counts=True)
     within_U = np.arange(len(subject_U)) - start_S[subject_U]
     subjects = np.tile(np.arange(len(start_S)), (n, 1))

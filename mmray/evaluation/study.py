@@ -12,8 +12,8 @@ import pyarrow as pa
 from mmray import config
 from mmray.evaluation import comparison, pooled
 from mmray.evaluation.comparison import Comparison
-from mmray.evaluation.evaluate import Ceilings
 from mmray.evaluation.pooled import Figure
+from mmray.evaluation.retrieval_figures import Ceilings
 from mmray.evaluation.trials import Plan, Row, tested
 from mmray.recordings import oracle
 

@@ -26,8 +26,11 @@ def render(metrics: list[Metric]) -> RenderableType:
 
 
 def verdict(metrics: list[Metric]) -> str:
-    """One sentence on R@1 of unseen subjects in each direction: the figure, chance, and whether they differ."""
-    found = [m for m in metrics if (m.task, m.level, m.metric) == ("retrieval", "subject", "R@1")]
+    """One sentence on R@1 of unseen subjects in each direction: the figure, chance, and whether they differ.
+
+    Of a study that pairs trials or windows, ranked among all of them and among each subject's own.
+    """
+    found = [m for m in metrics if (m.task, m.metric) == ("retrieval", "R@1") and m.level != "segment"]
     if not found:
         return "No retrieval figure: fewer than two test subjects have both modalities."
     return "; ".join(_claim(metric) for metric in found) + "."
@@ -69,7 +72,8 @@ def _claim(metric: Metric) -> str:
     text = f"{metric.direction} R@1 {number(metric.value)}"
     if metric.ci_low is not None:
         text += f" (95 % {interval(metric)})"
-    text += f" in a gallery of {metric.gallery}, chance {number(metric.chance)}"
+    among = "among a person's own" if metric.level == "within" else "in a gallery of"
+    text += f" {among} {metric.gallery}, chance {number(metric.chance)}"
     share = share_of_ceiling(metric)
     if share is not None:
         text += f", {100 * share:.0f} % of the oracle's {number(metric.ceiling)}"

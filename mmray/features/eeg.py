@@ -167,6 +167,22 @@ def segment_starts(spans: Spans, length: int) -> NDArray[np.int64]:
     return np.concatenate([np.zeros(0, dtype=np.int64), *starts]).astype(np.int64)
 
 
+def window_starts(spans: Spans, segment_s: float, sampling_rate_hz: float) -> NDArray[np.int64]:
+    """First samples of the windows k * segment_s, counted from the recording's first sample, inside one span each.
+
+    Of a rate that no whole number of samples fits, every window begins at its nearest sample: none drifts.
+    """
+    length = round(segment_s * sampling_rate_hz)
+    last = max((stop for _, stop in spans), default=0)
+    begins = np.rint(np.arange(last / sampling_rate_hz // segment_s + 1) * segment_s * sampling_rate_hz).astype(
+        np.int64
+    )
+    inside_S = np.zeros(len(begins), dtype=bool)
+    for start, stop in spans:
+        inside_S |= (begins >= start) & (begins + length <= stop)
+    return begins[inside_S]
+
+
 def cut(data_NT: Array, start_S: NDArray[np.int64], length: int) -> Array:
     """Segments S x N x length."""
     view = np.lib.stride_tricks.sliding_window_view(data_NT, length, axis=1)

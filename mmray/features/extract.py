@@ -86,7 +86,7 @@ def extract(recording: Recording, config: Features, source_sha256: str | None = 
     section = config.eeg if modality == "eeg" else config.audio
     try:
         if modality == "eeg":
-            columns, decided = _eeg(signals.read_eeg(recording, config.eeg.scale_to_volts), config.eeg)
+            columns, decided = _eeg(signals.read_eeg(recording, config.eeg.scale_to_volts), config)
         else:
             columns, decided = _audio(signals.read_audio(recording), config.audio)
     except RecordingError as error:
@@ -96,12 +96,17 @@ def extract(recording: Recording, config: Features, source_sha256: str | None = 
         raise RecordingError(f"{recording.path}: {error}") from error
     start_s_S = columns.pop("start_s")
     rows = len(start_s_S)
+    in_windows = config.pairing == "window"
+    if in_windows:  # the number of the window, not the sample nearest to it, is what both modalities share
+        start_s_S = np.rint(start_s_S / section.segment_s) * section.segment_s
+    clock = [f"@{round(1000 * start_s):08d}" for start_s in start_s_S]
     constant = {
         name: [getattr(recording, name)] * rows
-        for name in ("recording_id", "subject_id", "pair_id", "modality", "session", "task", "label")
+        for name in ("recording_id", "subject_id", "modality", "session", "task", "label")
     }
     filled: dict[str, Any] = {
-        "segment_id": [f"{recording.recording_id}@{round(1000 * start_s):08d}" for start_s in start_s_S],
+        "segment_id": [recording.recording_id + moment for moment in clock],
+        "pair_id": [recording.pair_id + moment * in_windows for moment in clock],
         **constant,
         "start_s": start_s_S.astype(np.float32),
         "duration_s": np.full(rows, section.segment_s, dtype=np.float32),
@@ -125,11 +130,12 @@ def _column(value: Any, kind: pa.DataType) -> pa.Array:
     return pa.array(value, type=kind)
 
 
-def _eeg(raw: signals.EEGSignal, config: EEG) -> tuple[Columns, quality.Decisions]:
+def _eeg(raw: signals.EEGSignal, features: Features) -> tuple[Columns, quality.Decisions]:
+    config = features.eeg
     names, rate = eeg.node_names(config), raw.sampling_rate_hz
     position_N3 = eeg.positions(config.montage, names)
     duration_s = raw.data_CT.shape[1] / rate
-    clean = clean_eeg(raw, config)
+    clean = clean_eeg(raw, features)
     del raw  # twice the size of all that follows
     if config.encoder:
         x_SND = encoders.encode(config, clean.signal_SNT, rate, len(names))
@@ -159,19 +165,22 @@ def _eeg(raw: signals.EEGSignal, config: EEG) -> tuple[Columns, quality.Decision
     return columns, decided
 
 
-def clean_eeg(raw: signals.EEGSignal, config: EEG) -> CleanEEG:
+def clean_eeg(raw: signals.EEGSignal, features: Features) -> CleanEEG:
     """Select, filter, mend and cut a recording, and reject what cannot be used.
 
     Raises:
         RecordingError: an electrode is not there, too many are bad, or no segment is left.
         ConfigError: the settings fit no recording, or want an extra that is not installed.
     """
-    rate, spans = raw.sampling_rate_hz, raw.spans
+    config, rate, spans = features.eeg, raw.sampling_rate_hz, raw.spans
     names = eeg.node_names(config)
     position_N3 = eeg.positions(config.montage, names)
     data_NT = eeg.select(raw.data_CT, raw.channels, names)
     length = round(config.segment_s * rate)
-    start_S = eeg.segment_starts(spans, length)
+    if features.pairing == "window":
+        start_S = eeg.window_starts(spans, config.segment_s, rate)
+    else:
+        start_S = eeg.segment_starts(spans, length)
     if len(start_S) == 0:
         longest = max((stop - start for start, stop in spans), default=0) / rate
         raise RecordingError(

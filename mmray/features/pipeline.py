@@ -106,6 +106,8 @@ def prepare(config: Config, strict: bool = False) -> PrepareSummary:
     for modality in MODALITIES:
         if any(recording.modality == modality for recording in recordings):
             shape(modality, config.features)
+    if config.features.pairing == "window":
+        _require_one_a_trial(recordings)
     key = digest(config.features)
     workspace.delete_partials("features", key)
     provenance = _provenance(config.features, recordings)
@@ -128,6 +130,18 @@ def prepare(config: Config, strict: bool = False) -> PrepareSummary:
             f"prepare --strict: {len(summary.reasons)} of {len(recordings)} recordings were quarantined:\n{listed}"
         )
     return summary
+
+
+def _require_one_a_trial(recordings: list[Recording]) -> None:
+    """Two EEGs of one trial would both claim its windows."""
+    of_trial: dict[tuple[str, str], str] = {}
+    for recording in recordings:
+        first = of_trial.setdefault((recording.pair_id, recording.modality), recording.recording_id)
+        if first != recording.recording_id:
+            raise ConfigError(
+                f"features.pairing=window needs one {recording.modality} recording a pair_id; {recording.pair_id} has "
+                f"{first} and {recording.recording_id}: name each trial in the manifest's column pair_id"
+            )
 
 
 def _run(

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from mmray import config
 from mmray.config import Config
-from mmray.evaluation.evaluate import evaluate, paired_vectors
+from mmray.evaluation.evaluate import evaluate
+from mmray.evaluation.paired import paired_vectors
 from mmray.evaluation.report import write_report
 from mmray.features.table import Segments
 from mmray.models.system import System

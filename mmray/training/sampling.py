@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,16 +40,24 @@ class Draw:
         )
 
 
+class Offer(NamedTuple):
+    """One pair_id of one training subject: its code, whose it is, and the rows of each modality."""
+
+    pair: int
+    subject: int
+    rows: list[NDArray[np.int64]]
+
+
 @dataclass(frozen=True)
 class Sampler:
-    """The training subjects and what each can offer.
+    """The training pairs: what a sample may be drawn from.
 
     Attributes:
-        offers: one entry a subject: the (pair code, rows of each modality) that a sample of it may be drawn from.
+        offers: by subject, then by pair code.
         label: one entry a subject; -1 where it is not known.
     """
 
-    offers: list[list[tuple[int, list[NDArray[np.int64]]]]]
+    offers: list[Offer]
     label: list[int]
 
     def steps(self, batch_size: int, passes: int) -> int:
@@ -56,31 +65,31 @@ class Sampler:
         return passes * -(-len(self.offers) // batch_size)
 
     def batches(self, batch_size: int, passes: int, segments: int, seed: int, epoch: int) -> Iterator[Draw]:
-        """An epoch: each pass goes once through the subjects in a new order, in batches of near-equal size.
+        """An epoch: each pass goes once through the pairs in a new order, in batches of near-equal size.
 
-        A batch holds distinct subjects. A subject's segments are drawn anew in every pass, each modality's apart from
-        the other's, within one pair_id; without repetition where there are enough.
+        A batch holds distinct pairs, and so distinct subjects where a subject is one pair. Where trials or windows are
+        paired, it holds other pairs of a subject too: negatives that only their timing tells apart. A pair's segments
+        are drawn anew in every pass, each modality's apart from the other's; without repetition where there are enough.
         """
         count = self.steps(batch_size, passes=1)
         for turn in range(passes):
             rng = np.random.default_rng([seed, epoch, turn])
-            for subjects in np.array_split(rng.permutation(len(self.offers)), count):
-                samples = [self._sample(int(subject), segments, rng) for subject in subjects]
+            for chosen in np.array_split(rng.permutation(len(self.offers)), count):
+                drawn = [self.offers[position] for position in chosen]
                 yield Draw(
-                    np.array([rows for _, rows in samples], dtype=np.int64),
-                    np.array([pair for pair, _ in samples], dtype=np.int64),
-                    np.array([self.label[subject] for subject in subjects], dtype=np.int64),
-                    np.asarray(subjects, dtype=np.int64),
+                    np.array([_rows(offer, segments, rng) for offer in drawn], dtype=np.int64),
+                    np.array([offer.pair for offer in drawn], dtype=np.int64),
+                    np.array([self.label[offer.subject] for offer in drawn], dtype=np.int64),
+                    np.array([offer.subject for offer in drawn], dtype=np.int64),
                 )
 
-    def _sample(self, subject: int, segments: int, rng: np.random.Generator) -> tuple[int, list[NDArray[np.int64]]]:
-        offers = self.offers[subject]
-        pair, rows = offers[rng.integers(len(offers))]
-        absent_S = np.full(segments, -1)
-        return pair, [
-            rng.choice(available, segments, replace=len(available) < segments) if len(available) else absent_S
-            for available in rows
-        ]
+
+def _rows(offer: Offer, segments: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+    absent_S = np.full(segments, -1)
+    return [
+        rng.choice(available, segments, replace=len(available) < segments) if len(available) else absent_S
+        for available in offer.rows
+    ]
 
 
 def sampler(segments: dict[str, Segments]) -> Sampler:
@@ -100,12 +109,16 @@ def sampler(segments: dict[str, Segments]) -> Sampler:
             offer = rows.setdefault(str(subject), {}).setdefault(codes[pair], [[] for _ in segments])
             offer[position].append(row)
             label[str(subject)] = max(int(known), label.get(str(subject), -1))
-    offers, paired = [], 0
-    for subject in sorted(rows):
-        every = [(code, [np.array(r, dtype=np.int64) for r in offer]) for code, offer in sorted(rows[subject].items())]
-        complete = [offer for offer in every if all(len(available) for available in offer[1])]
+    offers: list[Offer] = []
+    paired = 0
+    for number, subject in enumerate(sorted(rows)):
+        every = [
+            Offer(code, number, [np.array(r, dtype=np.int64) for r in offer])
+            for code, offer in sorted(rows[subject].items())
+        ]
+        complete = [offer for offer in every if all(len(available) for available in offer.rows)]
         paired += bool(complete)
-        offers.append(complete or every)
+        offers += complete or every
     if paired < 2:
         raise WorkspaceError(
             f"train: {paired} training subjects have segments of {' and '.join(segments)}; at least 2 are needed. "

@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from mmray.errors import ConfigError
 from mmray.features.table import Segments
 from mmray.models.closed_form import subject_labels
 from mmray.recordings.splits import Fold
@@ -17,6 +16,9 @@ from mmray.recordings.splits import Fold
 
 def shuffled_pairs(segments: dict[str, Segments], fold: Fold, seed: int) -> dict[str, Segments]:
     """Every modality but the first given to other people, by lot, within a part of the fold.
+
+    Where a person has several pairs, trials or windows, each keeps their own, rotated against the first modality's by a
+    lot: who it is can still be found, when it was cannot.
 
     Within a part, so that nobody's voice crosses from training to test; across classes, since a class that both
     modalities show lets one find partners better than chance. A segment has its new owner's class. A lot may leave
@@ -26,19 +28,16 @@ def shuffled_pairs(segments: dict[str, Segments], fold: Fold, seed: int) -> dict
         segments: modality -> segments of the fold's people.
         fold: who trains, validates and tests.
         seed: of the lot.
-
-    Raises:
-        ConfigError: the study pairs by something else than the person.
     """
     rng = np.random.default_rng(seed)
+    if any((part.pair_id_S != part.subject_id_S).any() for part in segments.values()):
+        return _rotated(segments, rng)
     people, label_U = subject_labels(segments)
     label = dict(zip(people.tolist(), label_U.tolist(), strict=True))
     first, *others = segments
     found = {first: segments[first]}
     for modality in others:
         part = segments[modality]
-        if (part.pair_id_S != part.subject_id_S).any():
-            raise ConfigError("train.shuffled_pairs: this study pairs by trial; it can be shuffled by people alone")
         here = set(part.subject_id_S.tolist())
         given: dict[str, str] = {}
         for subjects in asdict(fold).values():
@@ -47,4 +46,23 @@ def shuffled_pairs(segments: dict[str, Segments], fold: Fold, seed: int) -> dict
         owner_S = np.array([given[subject] for subject in part.subject_id_S.tolist()])
         label_S = np.array([label[subject] for subject in owner_S.tolist()], dtype=np.int8)
         found[modality] = replace(part, subject_id_S=owner_S, pair_id_S=owner_S, label_S=label_S)
+    return found
+
+
+def _rotated(segments: dict[str, Segments], rng: np.random.Generator) -> dict[str, Segments]:
+    """Each later modality's segments under the pair_ids that lie one lot further on among the person's own.
+
+    A rotation keeps what neighbouring windows have in common, as the test of such studies does.
+    """
+    first, *others = segments
+    found = {first: segments[first]}
+    for modality in others:
+        part = segments[modality]
+        pair_id_S = part.pair_id_S.copy()
+        for subject in np.unique(part.subject_id_S):
+            (own_S,) = np.nonzero(part.subject_id_S == subject)
+            pairs_P, code_S = np.unique(part.pair_id_S[own_S], return_inverse=True)
+            turn = rng.integers(1, max(2, len(pairs_P)))
+            pair_id_S[own_S] = pairs_P[(code_S + turn) % len(pairs_P)]
+        found[modality] = replace(part, pair_id_S=pair_id_S)
     return found

@@ -29,7 +29,7 @@ from mmray.evaluation.table import number, p_text
 from mmray.evaluation.trials import Plan, Planned
 from mmray.features.table import Segments
 from mmray.models.system import System
-from mmray.recordings import oracle, splits
+from mmray.recordings import catalogue, oracle, splits
 from mmray.storage import Workspace
 from mmray.training import loop, pbt, results, search, structure, tracking, trainer, trial, tuning
 from mmray.training.checkpoint import Checkpoint, EpochRecord
@@ -109,10 +109,11 @@ def sweep(settings: Config) -> SweepSummary:
 
     Raises:
         WorkspaceError: features, recordings or split are missing or damaged.
-        ConfigError: a variant's settings do not exist, or there is no such fold.
+        ConfigError: a variant's settings do not exist, there is no such fold, or the study pairs trials or windows.
         ResourceError: fits ended without a result; the same command goes on with them.
     """
     workspace = Workspace(settings.workspace)
+    _require_one_pair_a_person(workspace, settings)
     splits.write_split(settings)
     plan, specs = grid(workspace, settings)
     place = ("sweeps", plan.sweep_id)
@@ -134,6 +135,17 @@ def sweep(settings: Config) -> SweepSummary:
     if flat:
         workspace.write_table(pa.Table.from_pylist(flat), *place, "figures.parquet")
     return summary
+
+
+def _require_one_pair_a_person(workspace: Workspace, settings: Config) -> None:
+    """What is kept of a trial is a vector a person."""
+    recordings = catalogue.load(workspace)
+    people, pairs = ({getattr(r, name) for r in recordings} for name in ("subject_id", "pair_id"))
+    if settings.features.pairing == "window" or len(pairs) > len(people):
+        raise ConfigError(
+            "sweep: this study pairs trials or windows, and sweeps compare people; run `mmray train` for each "
+            "model.name, which reports the pairs among all and among each person's own"
+        )
 
 
 def resume(root: str) -> SweepSummary:

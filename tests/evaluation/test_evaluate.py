@@ -218,5 +218,5 @@ def test_several_pairs_of_a_subject_are_matched_each_to_its_own():
         row["pair_id"] = f"{row['subject_id']}-{trial}"
         row["z"] = shared.setdefault(row["pair_id"], rng.normal(size=16).tolist())
     metrics = evaluate(pa.Table.from_pylist(rows, schema=EMBEDDINGS), made_runs.predictions(), FEW, 0)
-    metric = figures(metrics)["retrieval", "eeg->audio", "subject", "R@1"]
+    metric = figures(metrics)["retrieval", "eeg->audio", "pair", "R@1"]
     assert (metric.value, metric.gallery, metric.p_value) == (1.0, 16, 1 / 200)

@@ -15,7 +15,8 @@ from rich.console import Console
 from mmray import config
 from mmray.errors import WorkspaceError
 from mmray.evaluation import plots
-from mmray.evaluation.evaluate import evaluate, paired_vectors
+from mmray.evaluation.evaluate import evaluate
+from mmray.evaluation.paired import paired_vectors
 from mmray.evaluation.report import write_report
 from mmray.evaluation.table import render, verdict
 from mmray.schema import Metric, metrics_table

@@ -45,12 +45,30 @@ def test_a_subject_without_voice_is_drawn_without_voice(segments):
         assert (draw.row_BMS[:, 1, 0] == -1).tolist() == lone
 
 
-def test_time_locked_pairs_are_never_mixed(segments):
-    trials = {
+@pytest.fixture
+def windows(segments):
+    """The same segments, each modality's k-th of a person a pair."""
+    return {
         m: replace(part, pair_id_S=np.array([i.replace(f"_{m}", "") for i in part.segment_id_S]))
         for m, part in segments.items()
     }
-    for draw in sampler(trials).batches(5, 3, 1, seed=0, epoch=0):
+
+
+def test_a_batch_of_windows_holds_other_windows_of_a_person(windows):
+    draws = list(sampler(windows).batches(20, 1, 1, seed=0, epoch=0))
+    assert all(len(set(draw.pair_B.tolist())) == len(draw.pair_B) for draw in draws)
+    assert any(len(set(draw.subject_B.tolist())) < len(draw.subject_B) for draw in draws)
+
+
+def test_a_pass_goes_once_through_all_windows(windows):
+    draws = list(sampler(windows).batches(20, 2, 1, seed=0, epoch=0))
+    assert len(draws) == sampler(windows).steps(20, 2) == 6
+    for half in (draws[:3], draws[3:]):
+        assert sorted(np.concatenate([draw.row_BMS[:, 0, 0] for draw in half]).tolist()) == list(range(13 * 4))
+
+
+def test_time_locked_pairs_are_never_mixed(segments, windows):
+    for draw in sampler(windows).batches(5, 3, 1, seed=0, epoch=0):
         for eeg, audio in draw.row_BMS[..., 0]:
             assert audio == -1 or segments["eeg"].start_s_S[eeg] == segments["audio"].start_s_S[audio]
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pytest
 
 from mmray import config
-from mmray.errors import ConfigError
 from mmray.evaluation import pooled, trials
 from mmray.recordings.splits import Fold
 from mmray.training import trial
@@ -48,11 +46,25 @@ def test_a_seed_is_a_lot(generated):
     assert one == again != other
 
 
-def test_a_study_that_pairs_by_trial_is_refused(generated):
-    segments = generated(subjects=24, segments=2)
-    audio = segments["audio"]
-    with pytest.raises(ConfigError, match="pairs by trial"):
-        shuffled_pairs({**segments, "audio": replace(audio, pair_id_S=audio.recording_id_S)}, FOLD, 1)
+def test_windows_are_rotated_within_their_person(generated):
+    segments = {
+        modality: replace(part, pair_id_S=np.array([s.replace(f"_{modality}", "") for s in part.segment_id_S]))
+        for modality, part in generated(subjects=24, segments=5).items()
+    }
+    found = shuffled_pairs(segments, FOLD, 1)
+    assert found["eeg"] is segments["eeg"]
+    before, after = segments["audio"], found["audio"]
+    np.testing.assert_array_equal(after.x_SND, before.x_SND)
+    np.testing.assert_array_equal(after.subject_id_S, before.subject_id_S)
+    for subject in NAMES:
+        own_S = before.subject_id_S == subject
+        one, other = before.pair_id_S[own_S].tolist(), after.pair_id_S[own_S].tolist()
+        assert sorted(one) == sorted(other)
+        turn = one.index(other[0])
+        assert turn > 0
+        assert other == one[turn:] + one[:turn]
+    turns = {after.pair_id_S[before.subject_id_S == s][0].split("@")[1] for s in NAMES}
+    assert len(turns) > 1
 
 
 def test_what_is_found_as_recorded_is_gone_by_lot(generated):

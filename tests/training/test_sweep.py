@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -17,7 +18,9 @@ import pytest
 from mmray import config
 from mmray.errors import ConfigError, WorkspaceError
 from mmray.evaluation import trials
-from mmray.evaluation.evaluate import paired_vectors
+from mmray.evaluation.paired import paired_vectors
+from mmray.recordings import catalogue
+from mmray.schema import recordings_table
 from mmray.storage import Workspace
 from mmray.training import sweep as sweeps
 from mmray.training import trial
@@ -254,3 +257,14 @@ def test_a_search_over_a_setting_that_does_not_exist_is_refused(swept):
     settings = settings.model_copy(update={"sweep": settings.sweep.model_copy(update={"search": asked})})
     with pytest.raises(ConfigError, match="did you mean 'learning_rate'"):
         sweeps.sweep(settings)
+
+
+def test_a_study_that_pairs_trials_is_refused_before_any_fit(tmp_path, prepared):
+    settings = settings_in(str(tmp_path / "ws"))
+    prepared(settings.workspace, settings, subjects=8, segments=2)
+    workspace = Workspace(settings.workspace)
+    recordings = [replace(r, pair_id=r.recording_id) for r in catalogue.load(workspace)]
+    workspace.write_table(recordings_table(recordings), "recordings.parquet")
+    with pytest.raises(ConfigError, match="pairs trials or windows"):
+        sweeps.sweep(settings)
+    assert not workspace.exists("sweeps")
