@@ -54,7 +54,7 @@ def recordings(
     """Find which recordings exist and write recordings.parquet."""
     extra = [*_setting("study.kind", study), *_setting("study.root", root)]
     config = _resolve(config_file, overrides, workspace, extra)
-    from mmray.recordings import catalogue, completeness, synthetic
+    from mmray.recordings import catalogue, completeness, listening, synthetic
 
     if check:
         report = completeness.check(config.study)
@@ -62,6 +62,8 @@ def recordings(
         raise typer.Exit(report.exit_code)
     if config.study.kind == "synthetic":
         synthetic.generate(config.study.root, config.synth, config.seed, config.cluster)
+    if config.study.kind == "listening":
+        listening.generate(config.study.root, config.listening, config.seed, config.cluster)
     _show(catalogue.catalogue(config), as_json)
 
 

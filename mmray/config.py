@@ -27,13 +27,15 @@ HARDWARE: dict[str, Any] = {"hardware": True}  # marks a field that changes wher
 FITTING = ("seed", "features", "split", "model", "train")
 
 System = Literal[
-    "crossmodal_gcn", "gcn", "gat", "graphsage", "strucgcn", "mamsa", "clip", "majority", "logreg", "ridge"
+    "crossmodal_gcn", "gcn", "gat", "graphsage", "strucgcn", "mamsa", "clip", "majority", "logreg", "ridge", "trf"
 ]
-StudyName = Literal["modma", "feis", "eav", "bids", "manifest", "synthetic"]  # keys of recordings.studies.STUDIES
+StudyName = Literal[
+    "modma", "feis", "eav", "bids", "manifest", "synthetic", "listening"
+]  # keys of recordings.studies.STUDIES
 Similarity = Literal[
     "cosine", "euclidean", "pearson", "phase_locking", "coherence", "imaginary_coherence", "wpli", "distance"
 ]
-AudioFamily = Literal["log_mel", "mfcc", "pitch", "harmonicity", "energy", "prosody", "egemaps"]
+AudioFamily = Literal["log_mel", "mfcc", "pitch", "harmonicity", "energy", "envelope", "prosody", "egemaps"]
 Band = Literal["delta", "theta", "alpha", "beta", "gamma"]
 EEGFamily = Literal[
     "differential_entropy", "hjorth", "absolute_power", "relative_power", "aperiodic", "asymmetry", "waveform"
@@ -100,6 +102,18 @@ class Synth(Section):
     label_effect: float = Field(
         1.0, ge=0, description="distance of the classes' EEG traits, SD; the voice's is coupling times it"
     )
+
+
+class Listening(Section):
+    """The synthetic time-locked study: people who each listen to speech of their own."""
+
+    subjects: int = Field(24, ge=4, description="people")
+    trials: int = Field(4, ge=1, description="recordings of EEG and speech a person")
+    trial_seconds: int = Field(60, ge=4, description="length of each, s")
+    response_db: tuple[float, float] = Field(
+        (-15.0, 0.0), description="range of the people's responses to the speech, dB over the rest of their EEG"
+    )
+    nuisance: float = Field(1.0, ge=0, description="scale of what differs without meaning anything")
 
 
 class EEG(Section):
@@ -256,6 +270,17 @@ class Model(Section):
         description="crossmodal_gcn: a node's features to its hidden vector; conv filters an electrode's samples, and "
         "needs features.eeg.families=[waveform]; voices keep the linear map under it",
     )
+    time_steps: int | None = Field(
+        None,
+        ge=2,
+        description="crossmodal_gcn: stretches of a window whose order its embedding keeps, a divisor of embedding; "
+        "for features.pairing=window; null: a segment is summed up",
+    )
+    time_span: int = Field(
+        17,
+        ge=3,
+        description="crossmodal_gcn, trf: samples or frames that a filter in time spans; trf takes the later half",
+    )
     learned_adjacency: bool = Field(
         False,
         description="crossmodal_gcn: a learned weight a pair of electrodes, from 0, added to the segment's own graph",
@@ -266,6 +291,12 @@ class Model(Section):
     self_weight: Positive = Field(1.0, description="strucgcn: alpha, a node's own weight beside its structural peers")
     structural_weight: float = Field(1.0, ge=0, description="strucgcn: gamma, weight of the structural similarity")
     tokens: int = Field(4, ge=1, description="mamsa: vectors a segment is summed up in before fusion")
+
+    @model_validator(mode="after")
+    def _steps_share_the_width(self) -> Self:
+        if self.time_steps is not None and self.embedding % self.time_steps:
+            raise ValueError(f"time_steps = {self.time_steps} must divide embedding = {self.embedding}")
+        return self
 
     @model_validator(mode="after")
     def _heads_share_the_width(self) -> Self:
@@ -457,6 +488,7 @@ class Config(Section):
     seed: int = Field(0, ge=0, description="of weights, batches, resampling and the synthetic study")
     study: Study = Study()
     synth: Synth = Synth()
+    listening: Listening = Listening()
     features: Features = Features()
     split: Split = Split()
     model: Model = Model()
@@ -475,6 +507,19 @@ class Config(Section):
             raise ValueError(
                 "model.node_encoder = conv filters along time, and features.eeg.families = "
                 f"[{', '.join(scalp.families)}] are no samples; set these to [waveform], or take linear"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _time_is_shared(self) -> Self:
+        scalp = self.features.eeg
+        asks = "model.name = trf" if self.model.name == "trf" else "model.time_steps"
+        if self.model.name != "trf" and self.model.time_steps is None:
+            return self
+        if self.features.pairing != "window" or (not scalp.encoder and scalp.families != ("waveform",)):
+            raise ValueError(
+                f"{asks} compares samples with what was heard at that moment; set features.pairing=window and "
+                "features.eeg.families=[waveform]"
             )
         return self
 

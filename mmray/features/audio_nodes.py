@@ -52,6 +52,8 @@ def names(config: Audio) -> tuple[str, ...]:
                 found += ["harmonicity"]
             case "energy":
                 found += ["log_energy"]
+            case "envelope":
+                found += ["envelope"]
             case "prosody":
                 found += ["syllable_rate", "pause_fraction", "f0_slope", "f0_range", "frame_jitter", "frame_shimmer"]
             case "egemaps":
@@ -86,6 +88,8 @@ def node_features(frames: Frames, signal_ST: Array, config: Audio) -> Array:
                 parts.append(frames.harmonicity_SNJ.mean(2)[..., None])
             case "energy":
                 parts.append(frames.energy_SNJ.mean(2)[..., None])
+            case "envelope":
+                parts.append(np.exp(frames.energy_SNJ / 2).mean(2)[..., None])
             case "prosody":
                 parts.append(prosody(frames, config))
             case "egemaps":

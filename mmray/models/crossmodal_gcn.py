@@ -26,7 +26,7 @@ from mmray.models.layers import (
     moments,
     readout,
 )
-from mmray.models.nodes import node_encoder
+from mmray.models.nodes import TimeFilter, node_encoder
 from mmray.models.population import PopulationGraph
 from mmray.models.system import Encoder, Fused, System, projection
 
@@ -42,7 +42,9 @@ class GraphEncoder(Encoder):
     such names, so of them it sees each feature's mean, SD and extremes over the nodes: the tenth frame of one segment
     is nothing to another's, and a learned adjacency, one weight a pair of places, is for electrodes alone. Both are
     more numbers than there are people, so the skip takes only the directions in which the training people's means
-    differ most, each in SD over these people. Filters over a node's values are for electrodes alone too: these can hold
+    differ most, each in SD over these people. Where windows are paired and `model.time_steps` is set, the skip filters
+    along time instead and keeps its order: samples of the electrodes, or features of the frames, which then are the
+    same moments as the other modality's. Filters over a node's values are for electrodes alone too: these can hold
     a wave, and a frame holds descriptors.
 
     Args:
@@ -70,10 +72,15 @@ class GraphEncoder(Encoder):
         self.dropout = Dropout(model.dropout)
         self.head = projection(2 * model.hidden, model)
         self.share = nn.Parameter(torch.empty(()))
-        seen = (nodes if named else MOMENTS) * width
-        self.register_buffer("centre_F", torch.zeros(seen))
-        self.register_buffer("axes_FK", torch.randn(seen, model.components) / seen**0.5)  # until fitted
-        self.skip = nn.Linear(model.components, model.embedding)
+        self.skip: TimeFilter | nn.Linear
+        if model.time_steps is None:
+            seen = (nodes if named else MOMENTS) * width
+            self.register_buffer("centre_F", torch.zeros(seen))
+            self.register_buffer("axes_FK", torch.randn(seen, model.components) / seen**0.5)  # until fitted
+            self.skip = nn.Linear(model.components, model.embedding)
+        else:
+            series = nodes if named else width
+            self.skip = TimeFilter(series, model.time_steps, model.embedding, model.time_span)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -84,13 +91,16 @@ class GraphEncoder(Encoder):
         """
         nn.init.normal_(self.position_NH, std=0.02)
         nn.init.zeros_(self.share)
+        if isinstance(self.skip, TimeFilter):
+            self.skip.filters.reset_parameters()
+            return
         nn.init.normal_(self.skip.weight, std=0.1 / self.skip.in_features**0.5)
         nn.init.zeros_(self.skip.bias)
 
     def forward(self, x_BND: Tensor, weight_BNN: Tensor) -> Tensor:
         """The segment's vector."""
         x_BND = self.standardised(x_BND)
-        skip_BE = self.skip((self._seen(x_BND) - self.centre_F) @ self.axes_FK)
+        skip_BE = self._skipped(x_BND)
         h_BNH = self.input(x_BND) + self.position_NH
         if self.adjacency is not None:
             weight_BNN = self.adjacency(weight_BNN)
@@ -113,6 +123,8 @@ class GraphEncoder(Encoder):
         With fewer people than components the last are 0.
         """
         super().fit_scaler(x_SND, subject_id_S)
+        if isinstance(self.skip, TimeFilter):
+            return
         mean_UF = torch.stack(
             [
                 self._seen(
@@ -132,6 +144,14 @@ class GraphEncoder(Encoder):
         sign_K = axis_KF.gather(1, axis_KF.abs().argmax(1, keepdim=True)).sign()  # an SVD leaves it open
         self.axes_FK.zero_()
         self.axes_FK[:, :kept] = (sign_K * axis_KF / deviation_K[:, None]).T.to(self.axes_FK)
+
+    def _skipped(self, x_BND: Tensor) -> Tensor:
+        """What reaches the vector without a graph layer, B x E."""
+        if isinstance(self.skip, TimeFilter):
+            filtered_BE: Tensor = self.skip(x_BND if self.named else x_BND.transpose(1, 2))
+            return filtered_BE
+        skip_BE: Tensor = self.skip((self._seen(x_BND) - self.centre_F) @ self.axes_FK)
+        return skip_BE
 
     def _seen(self, x_BND: Tensor) -> Tensor:
         """What the skip sees of standardised node features, B x F."""

@@ -1,4 +1,4 @@
-"""From a node's own features to its hidden vector, before any graph layer; every node through the same weights."""
+"""What is done before or beside any graph layer: to a node's own features, and to a window's course in time."""
 
 from __future__ import annotations
 
@@ -58,3 +58,29 @@ class NodeConvolution(nn.Module):
         filtered_R8D = self.activation(self.filters(x_BND.flatten(0, 1)[:, None]))
         h_BNH: Tensor = self.linear(self.pool(filtered_R8D).flatten(1)).unflatten(0, x_BND.shape[:2])
         return h_BNH
+
+
+class TimeFilter(nn.Module):
+    """z = pool(k * s + b): a window's series filtered along time, its order kept: E / S filters of S steps each.
+
+    For windows of two modalities that were recorded together: an inner product of two such vectors compares them step
+    by step, and the same filters serve every step, so that a response is learnt once, not for each moment of a window.
+
+    Args:
+        series: C of them: electrodes, or the features of a voice's frames.
+        steps: S.
+        width: E, a multiple of S.
+        span: samples or frames that a filter spans.
+
+    Shapes: series_BCT -> BE.
+    """
+
+    def __init__(self, series: int, steps: int, width: int, span: int) -> None:
+        super().__init__()
+        self.filters = nn.Conv1d(series, width // steps, span, padding="same")
+        self.pool = nn.AdaptiveAvgPool1d(steps)
+
+    def forward(self, series_BCT: Tensor) -> Tensor:
+        """The window's vector."""
+        filtered_BE: Tensor = self.pool(self.filters(series_BCT)).flatten(1)
+        return filtered_BE

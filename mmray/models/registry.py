@@ -57,3 +57,7 @@ def build(model: config.Model, shapes: dict[str, tuple[int, int]], classes: int)
             from mmray.models.baselines.ridge import Ridge
 
             return Ridge(shapes, classes, model)
+        case "trf":
+            from mmray.models.baselines.trf import TRF
+
+            return TRF(shapes, classes, model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mmray.config import StudyName
-from mmray.recordings import bids, eav, feis, manifest, modma
+from mmray.recordings import bids, eav, feis, listening, manifest, modma
 from mmray.recordings.study import StudyKind
 
 STUDIES: dict[StudyName, StudyKind] = {
@@ -22,6 +22,13 @@ STUDIES: dict[StudyName, StudyKind] = {
         doi="",
         licence="none: nobody's data",
         expected=(),
+    ),
+    "listening": StudyKind(
+        find=listening.find,
+        title="listening",
+        citation="made by `mmray recordings`: EEG and the speech heard with it, time-locked",
+        doi="",
+        licence="none: nobody's data",
     ),
 }
 

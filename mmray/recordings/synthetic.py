@@ -21,14 +21,13 @@ from numpy.typing import NDArray
 
 from mmray import cluster
 from mmray.config import Cluster, Synth
-from mmray.errors import ConfigError, WorkspaceError
-from mmray.recordings import synthetic_eeg, synthetic_voice
+from mmray.errors import ConfigError
+from mmray.recordings import generated, synthetic_eeg, synthetic_voice
 from mmray.recordings.synthetic_traits import Latents, draw_latents, realise
 from mmray.recordings.synthetic_workbook import Person, draw_person, workbook
 from mmray.storage import Workspace
 
 TRUTH = "truth.parquet"
-SETTINGS = "synthesis.json"
 REST = "EEG_128channels_resting_lanzhou_2015"
 AUDIO = "audio_lanzhou_2015"
 
@@ -97,7 +96,7 @@ def generate(out: str | Path, config: Synth, seed: int, cluster_config: Cluster)
     if not str(out):
         raise ConfigError("study.root: name the folder that the synthetic study is written to")
     place = Workspace(str(out))
-    kept = _claim(place, {"generator": _GENERATOR, "seed": seed, **config.model_dump(mode="json")})
+    kept = generated.claim(place, {"generator": _GENERATOR, "seed": seed, **config.model_dump(mode="json")}, TRUTH)
     subjects = [_subject(config, seed, index) for index in range(config.subjects)]
     if not kept:
         place.delete_partials()
@@ -118,26 +117,6 @@ def generate(out: str | Path, config: Synth, seed: int, cluster_config: Cluster)
         voice_hours=sum(sum(subject.clip_seconds) for subject in subjects) / 3600,
         kept=kept,
     )
-
-
-def _claim(place: Workspace, settings: dict[str, object]) -> bool:
-    """Mark the folder as this study's; True where it is whole already."""
-    if place.exists(SETTINGS):
-        there = place.read_json(SETTINGS)
-        if there != settings:
-            names = [name for name in settings if there.get(name) != settings[name]]
-            raise WorkspaceError(
-                f"synth: {place.root} holds a synthetic study of other settings ({', '.join(names) or 'unknown ones'} "
-                "differ); choose another folder or delete that one"
-            )
-        return place.exists(TRUTH)
-    if place.names():
-        raise WorkspaceError(
-            f"synth: {place.root} is not empty and holds no synthetic study ({SETTINGS} is not there); "
-            "choose a new folder, so that no recording is overwritten"
-        )
-    place.write_json(settings, SETTINGS)
-    return False
 
 
 def _subject(config: Synth, seed: int, index: int) -> _Subject:

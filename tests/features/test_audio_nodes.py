@@ -56,7 +56,7 @@ def test_the_default_is_the_five_families_before_to_the_bit():
 
 
 def test_every_family_comes_under_its_names_wherever_it_stands():
-    families = ("prosody", "energy", "log_mel", "pitch", "mfcc", "harmonicity")
+    families = ("prosody", "energy", "log_mel", "pitch", "envelope", "mfcc", "harmonicity")
     together = Audio(families=families, mels=24, mfcc=5)
     frames, signal = analysed(speech(9.0), together)
     x = audio_nodes.node_features(frames, signal, together)
@@ -67,6 +67,13 @@ def test_every_family_comes_under_its_names_wherever_it_stands():
         alone = together.model_copy(update={"families": (family,)})
         for number, name in enumerate(audio_nodes.names(alone)):
             np.testing.assert_array_equal(column[name], audio_nodes.node_features(frames, signal, alone)[..., number])
+
+
+def test_the_envelope_is_the_mean_rms_of_a_nodes_frames():
+    frames, signal = analysed(speech(9.0))
+    envelope_SN = audio_nodes.node_features(frames, signal, Audio(families=("envelope",)))[..., 0]
+    rms = [np.mean([np.sqrt(np.exp(e)) for e in node]) for segment in frames.energy_SNJ for node in segment]
+    np.testing.assert_allclose(envelope_SN.ravel(), rms, rtol=1e-5)
 
 
 def naive_prosody(log_f0, voiced, energy, step_s):

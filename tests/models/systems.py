@@ -14,7 +14,7 @@ from mmray.models.system import Batch
 
 SHAPES = {"eeg": (12, 5), "audio": (8, 6)}
 SYSTEMS = get_args(config.System)
-SOLVED = ("majority", "logreg", "ridge")  # in closed form: no gradient reaches or need reach them
+SOLVED = ("majority", "logreg", "ridge", "trf")  # in closed form: no gradient reaches or need reach them
 TRAINED = tuple(name for name in SYSTEMS if name not in SOLVED)
 B = 4
 

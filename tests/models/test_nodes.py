@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmray import config
-from mmray.models.nodes import node_encoder
+from mmray.models.nodes import TimeFilter, node_encoder
 
 KINDS = pytest.mark.parametrize("kind", ["linear", "mlp", "conv"])
 
@@ -52,3 +52,22 @@ def test_a_convolution_takes_a_wave_that_comes_a_little_later_for_much_the_same(
         encoder = node_encoder(256, config.Model(node_encoder=kind, hidden=16))
         moved[kind] = float((encoder(later) - encoder(wave)).std() / encoder(wave).std())
     assert moved["conv"] < 0.2 * moved["linear"]
+
+
+def test_a_filter_in_time_keeps_the_order_and_knows_no_moment():
+    """What comes three steps later in the window comes three steps later in the vector, and is else the same."""
+    torch.manual_seed(0)
+    filtered = TimeFilter(series=5, steps=32, width=64, span=7)
+    event_BCT = torch.zeros(1, 5, 32)
+    event_BCT[0, :, 10] = torch.randn(5)
+    before, after = (
+        filtered(x).view(2, 32) - filtered(torch.zeros(1, 5, 32)).view(2, 32) for x in (event_BCT, event_BCT.roll(3, 2))
+    )
+    torch.testing.assert_close(before.roll(3, 1), after)
+    assert set(before.abs().sum(0).nonzero().flatten().tolist()) == set(range(7, 14))
+
+
+@pytest.mark.parametrize("samples", [20, 64, 128])
+def test_series_of_any_length_come_to_the_same_steps(samples):
+    filtered = TimeFilter(series=3, steps=32, width=96, span=5)
+    assert filtered(torch.randn(2, 3, samples)).shape == (2, 96)

@@ -33,7 +33,9 @@ def unseen_mrr(name, segments, by_subject):
     return inference.paired_mrr(z, unseen)
 
 
-@pytest.mark.parametrize("name", [name for name in get_args(config.System) if name not in ("majority", "logreg")])
+@pytest.mark.parametrize(
+    "name", [name for name in get_args(config.System) if name not in ("majority", "logreg", "trf")]
+)
 def test_unseen_subjects_are_retrieved_where_the_modalities_share_traits(name, generated, by_subject):
     assert unseen_mrr(name, generated(subjects=80, segments=3, noise=0.25), by_subject) > 0.3  # chance 0.13
 
