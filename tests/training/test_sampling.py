@@ -67,6 +67,13 @@ def test_a_pass_goes_once_through_all_windows(windows):
         assert sorted(np.concatenate([draw.row_BMS[:, 0, 0] for draw in half]).tolist()) == list(range(13 * 4))
 
 
+def test_a_window_without_its_voice_is_not_drawn_of_a_person_who_has_others(windows):
+    lost = windows | {"audio": windows["audio"].take(np.char.find(windows["audio"].pair_id_S, "00000000") < 0)}
+    drawn = np.concatenate([draw.row_BMS[..., 0] for draw in sampler(lost).batches(20, 1, 1, seed=0, epoch=0)])
+    alone = windows["eeg"].pair_id_S[drawn[drawn[:, 1] < 0, 0]]
+    assert {pair.split("@")[0] for pair in alone} == {"s010", "s011", "s012"}  # who have no voice at all
+
+
 def test_time_locked_pairs_are_never_mixed(segments, windows):
     for draw in sampler(windows).batches(5, 3, 1, seed=0, epoch=0):
         for eeg, audio in draw.row_BMS[..., 0]:
