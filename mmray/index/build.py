@@ -17,7 +17,7 @@ import mmray
 from mmray import cluster, progress
 from mmray import config as configuration
 from mmray.config import Config
-from mmray.errors import WorkspaceError
+from mmray.errors import ConfigError, WorkspaceError
 from mmray.features import table as features
 from mmray.index import store
 from mmray.index.base import METADATA, Manifest
@@ -64,10 +64,16 @@ def build_index(config: Config, run_id: str | None = None) -> IndexSummary:
 
     Raises:
         WorkspaceError: there is no such run, its features are missing, or the workspace cannot be written.
+        ConfigError: the run matches windows.
         ResourceError: Ray cannot start.
     """
     workspace = Workspace(config.workspace)
     run = load_run(workspace, run_id or newest_run(workspace))
+    if run.config.features.pairing == "window":
+        raise ConfigError(
+            f"index: run {run.run_id} matches windows, and an index holds one vector a recording, the mean of them all, "
+            "which tells nothing of when; train one with features.pairing=recording"
+        )
     model = fingerprint(workspace, run.run_id)
     parts = _parts(workspace, run)
     metadata = _metadata(workspace, run, {part["recording_id"]: part["source_sha256"] for part in parts})

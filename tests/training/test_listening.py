@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 from mmray import config
+from mmray.errors import ConfigError
 from mmray.features import pipeline
+from mmray.index.build import build_index
 from mmray.recordings import catalogue, listening
+from mmray.storage import Workspace
 from mmray.training import trainer
 
 
@@ -57,9 +60,16 @@ def test_windows_rotated_by_lot_are_not(settings, name):
 
 def test_folds_cut_no_persons_windows_apart(settings):
     summary = trainer.train(config.laid_over(settings, {"model.name": "trf"}))
-    table = trainer.Workspace(settings.workspace).read_table("runs", summary.run_id, "embeddings.parquet")
+    table = Workspace(settings.workspace).read_table("runs", summary.run_id, "embeddings.parquet")
     roles: dict[str, set[str]] = {}
     for row in table.select(["subject_id", "role"]).to_pylist():
         roles.setdefault(row["subject_id"], set()).add(row["role"])
     assert len(roles) >= 6
     assert all(len(held) == 1 for held in roles.values())
+
+
+def test_an_index_of_recordings_is_refused(settings):
+    trainer.train(config.laid_over(settings, {"model.name": "trf"}))
+    with pytest.raises(ConfigError, match="matches windows"):
+        build_index(settings)
+    assert not Workspace(settings.workspace).exists("index")
