@@ -71,8 +71,8 @@ def build_index(config: Config, run_id: str | None = None) -> IndexSummary:
     run = load_run(workspace, run_id or newest_run(workspace))
     if run.config.features.pairing == "window":
         raise ConfigError(
-            f"index: run {run.run_id} matches windows, and an index holds one vector a recording, the mean of them all, "
-            "which tells nothing of when; train one with features.pairing=recording"
+            f"index: run {run.run_id} matches windows, and an index holds one vector a recording, the mean of them "
+            "all, which tells nothing of when; train one with features.pairing=recording"
         )
     model = fingerprint(workspace, run.run_id)
     parts = _parts(workspace, run)
