@@ -74,7 +74,7 @@ QUALITY: dict[Modality, tuple[str, ...]] = {
 }
 
 # features/<digest>/quality.parquet: what was decided about each prepared recording. Null: not of this modality, or not
-# to be told.
+# to be told. How a long recording's stretches become one row: features.quality.merged.
 DECISIONS = pa.schema(
     [
         pa.field("recording_id", pa.string(), nullable=False),
@@ -94,6 +94,7 @@ DECISIONS = pa.schema(
         pa.field("level_dbfs", pa.float64()),  # while speaking
         pa.field("peak_dbfs", pa.float64()),
         pa.field("snr_db", pa.float64()),  # level while speaking over the power of the rest
+        pa.field("lost", pa.string()),  # stretches of a long recording without a usable segment, and why
     ]
 )
 

@@ -9,8 +9,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
+import tempfile
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -104,24 +108,46 @@ class Workspace:
         Raises:
             WorkspaceError: the disk is full, read-only or not ours; nothing half-written is left.
         """
+        if self.is_local:
+            with self.writing(*parts) as path:
+                path.write_bytes(data)
+            return
+        with self._writable(*parts), self.filesystem.open_output_stream(self.path(*parts)) as stream:
+            stream.write(data)
+
+    @contextmanager
+    def writing(self, *parts: str) -> Iterator[Path]:
+        """A place on the local disk to write a large file at, piece by piece; published when the block ends.
+
+        An exception in the block leaves nothing behind, and what was published before as it was.
+
+        Raises:
+            WorkspaceError: as `write_bytes`, also where the block raises OSError.
+        """
         target = self.path(*parts)
         folder, _, name = target.rpartition("/")
-        try:
-            if not self.is_local:
-                with self.filesystem.open_output_stream(target) as stream:
-                    stream.write(data)
+        with self._writable(*parts):
+            if self.is_local:
+                os.makedirs(folder, exist_ok=True)
+                partial = Path(f"{folder}/{_PARTIAL}{uuid.uuid4().hex}-{name}")
+                try:
+                    yield partial
+                    with partial.open("rb+") as file:
+                        os.fsync(file.fileno())
+                    os.replace(partial, target)
+                finally:
+                    partial.unlink(missing_ok=True)
                 return
-            os.makedirs(folder, exist_ok=True)
-            partial = f"{folder}/{_PARTIAL}{uuid.uuid4().hex}-{name}"
-            try:
-                with open(partial, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(partial, target)
-            except BaseException:
-                Path(partial).unlink(missing_ok=True)
-                raise
+            with tempfile.TemporaryDirectory(prefix="mmray-") as place:
+                yield Path(place) / name
+                # a stream that is closed is a file, however much of it was written: it is opened once all is there
+                with (Path(place) / name).open("rb") as file, self.filesystem.open_output_stream(target) as stream:
+                    shutil.copyfileobj(file, stream)
+
+    @contextmanager
+    def _writable(self, *parts: str) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise WorkspaceError(
                 f"workspace {self.root}: cannot write {'/'.join(parts)}: {error.strerror or error}; "

@@ -62,30 +62,46 @@ def resample(wave_T: Array, from_hz: float, to_hz: float) -> Array:
     return resampled_T
 
 
+def frame_power(wave_T: Array, sampling_rate_hz: int) -> tuple[Array, Array]:
+    """Mean power of each whole 10 ms, and the samples that are left over."""
+    hop = round(_HOP_S * sampling_rate_hz)
+    whole = len(wave_T) // hop * hop
+    power_F: Array = np.square(wave_T[:whole].reshape(-1, hop)).mean(1)
+    return power_F, wave_T[whole:]
+
+
 def speech_range(wave_T: Array, sampling_rate_hz: int, trim_db: float | None) -> tuple[int, int]:
     """[start, stop) without the leading and trailing silence more than `trim_db` below the loudest 10 ms.
 
     Raises:
         RecordingError: the clip is silent.
     """
+    return loud_range(frame_power(wave_T, sampling_rate_hz)[0], len(wave_T), sampling_rate_hz, trim_db)
+
+
+def loud_range(power_F: Array, samples: int, sampling_rate_hz: int, trim_db: float | None) -> tuple[int, int]:
+    """As `speech_range`, of a clip of so many samples whose `frame_power` is known."""
     hop = round(_HOP_S * sampling_rate_hz)
-    whole = len(wave_T) // hop * hop
-    power_F = np.square(wave_T[:whole].reshape(-1, hop)).mean(1)
-    if whole == 0:
-        return 0, len(wave_T)
+    if len(power_F) == 0:
+        return 0, samples
     if power_F.max() <= 1e-12:
         raise RecordingError("the clip is silent; re-export it")
     if trim_db is None:
-        return 0, len(wave_T)
+        return 0, samples
     loud = np.flatnonzero(power_F >= power_F.max() * 10 ** (-trim_db / 10))
-    last = len(wave_T) if loud[-1] + 1 == len(power_F) else (loud[-1] + 1) * hop
+    last = samples if loud[-1] + 1 == len(power_F) else (loud[-1] + 1) * hop
     return int(loud[0] * hop), int(last)
 
 
-def normalise_loudness(wave_T: Array, sampling_rate_hz: int) -> Array:
-    """Scale to unit RMS over the frames within 30 dB of the loudest, so that no feature carries the microphone gain."""
+def normalise_loudness(wave_T: Array, sampling_rate_hz: int, own: slice = slice(None)) -> Array:
+    """Scale to unit RMS over the frames within 30 dB of the loudest, so that no feature carries the microphone gain.
+
+    Args:
+        own: the samples whose loudness counts.
+    """
     hop = round(_HOP_S * sampling_rate_hz)
-    power_F = np.square(wave_T[: len(wave_T) // hop * hop].reshape(-1, hop)).mean(1, dtype=np.float64)
+    own_T = wave_T[own]
+    power_F = np.square(own_T[: len(own_T) // hop * hop].reshape(-1, hop)).mean(1, dtype=np.float64)
     active_F = power_F >= power_F.max() * 10 ** (-_ACTIVE_DB / 10)
     scaled_T: Array = (wave_T / np.sqrt(power_F[active_F].mean())).astype(np.float32)
     return scaled_T
@@ -107,18 +123,25 @@ def segment_count(samples: int, config: Audio) -> int:
     return count
 
 
-def cut(wave_T: Array, segments: int, config: Audio) -> Array:
-    """The clip's segments, S x T; zeros past its end."""
+def cut(wave_T: Array, segments: int, config: Audio, first: int = 0, origin: int = 0) -> Array:
+    """So many of the clip's segments, S x T; zeros past its end.
+
+    Args:
+        first: number of the first of them.
+        origin: which of the clip's samples is wave_T's first.
+    """
     length = config.segment_s * config.sampling_rate_hz
-    return frame(wave_T, np.rint(np.arange(segments) * length) + round(length) // 2, round(length))
+    start_S = np.rint(np.arange(first, first + segments) * length) - origin
+    return frame(wave_T, start_S + round(length) // 2, round(length))
 
 
-def analyse(wave_T: Array, segments: int, config: Audio) -> Frames:
-    """Log-mel spectrum, pitch, harmonicity and energy of every analysis frame of the clip's segments."""
+def analyse(wave_T: Array, segments: int, config: Audio, first: int = 0, origin: int = 0) -> Frames:
+    """Log-mel spectrum, pitch, harmonicity and energy of every analysis frame of the segments that `cut` yields."""
     rate = config.sampling_rate_hz
     per_node = max(1, round(config.segment_s / config.nodes / _HOP_S))
-    count = segments * config.nodes * per_node
-    centre_F = (np.arange(count) + 0.5) * (config.segment_s * rate / (config.nodes * per_node))
+    each = config.nodes * per_node
+    count = segments * each
+    centre_F = (np.arange(first * each, first * each + count) + 0.5) * (config.segment_s * rate / each) - origin
     two_periods = 2 * math.ceil(rate / config.f0_min_hz) + 2
     parts: list[tuple[Array, ...]] = []
     for first in range(0, count, _CHUNK):  # an hour of frames at once would fill gigabytes

@@ -66,8 +66,8 @@ def node_names(config: EEG) -> tuple[str, ...]:
     return config.channels or tuple(name for name in _montage(config.montage) if name != "Cz")
 
 
-def select(data_CT: NDArray[np.float64], channels: tuple[str, ...], names: tuple[str, ...]) -> NDArray[np.float64]:
-    """The rows of these electrodes in node order; names match whatever their case.
+def rows_of(channels: tuple[str, ...], names: tuple[str, ...]) -> list[int]:
+    """Which channel each of these electrodes is; names match whatever their case.
 
     Raises:
         RecordingError: an electrode is not in the recording.
@@ -80,8 +80,32 @@ def select(data_CT: NDArray[np.float64], channels: tuple[str, ...], names: tuple
             f"{len(channels)} channels ({', '.join(channels[:4])}, ...); missing {', '.join(missing[:4])}"
             f"{', ...' if len(missing) > 4 else ''}; set features.eeg.montage and channels to the study's"
         )
-    order = [row[name.casefold()] for name in names]
+    return [row[name.casefold()] for name in names]
+
+
+def select(data_CT: NDArray[np.float64], channels: tuple[str, ...], names: tuple[str, ...]) -> NDArray[np.float64]:
+    """The rows of these electrodes in node order. Raises RecordingError as `rows_of`."""
+    order = rows_of(channels, names)
     return data_CT if order == list(range(len(channels))) else data_CT[order]
+
+
+def require_rate(sampling_rate_hz: float, config: EEG) -> None:
+    """Raise RecordingError where a recording is sampled too slowly for the low-pass."""
+    if 2.2 * config.lowpass_hz > sampling_rate_hz:
+        raise RecordingError(
+            f"sampled at {sampling_rate_hz:g} Hz, too slow for features.eeg.lowpass_hz={config.lowpass_hz:g}; "
+            f"lower that to {sampling_rate_hz / 2.2:.0f} or less"
+        )
+
+
+def margin(sampling_rate_hz: float, config: EEG) -> int:
+    """Samples beside a stretch that the filter wants, so that where it was cut does not show: twice its ringing."""
+    return 2 * ringing(sampling_rate_hz, config)
+
+
+def ringing(sampling_rate_hz: float, config: EEG) -> int:
+    """Samples after which the high-pass has forgotten an edge."""
+    return round(3 * sampling_rate_hz / config.highpass_hz)
 
 
 def band_pass(data_NT: NDArray[np.float64], sampling_rate_hz: float, spans: Spans, config: EEG) -> Array:
@@ -98,15 +122,11 @@ def band_pass(data_NT: NDArray[np.float64], sampling_rate_hz: float, spans: Span
         Microvolts, float32; 0 outside the spans.
 
     Raises:
-        RecordingError: the sampling rate is too low for the low-pass.
+        RecordingError: as `require_rate`.
     """
-    if 2.2 * config.lowpass_hz > sampling_rate_hz:
-        raise RecordingError(
-            f"sampled at {sampling_rate_hz:g} Hz, too slow for features.eeg.lowpass_hz={config.lowpass_hz:g}; "
-            f"lower that to {sampling_rate_hz / 2.2:.0f} or less"
-        )
+    require_rate(sampling_rate_hz, config)
     edges = (config.highpass_hz, config.lowpass_hz, config.line_hz)
-    ring = round(3 * sampling_rate_hz / config.highpass_hz)
+    ring = ringing(sampling_rate_hz, config)
     filtered_NT = np.zeros(data_NT.shape, dtype=np.float32)
     for start, stop in spans:
         length = stop - start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mmray.config import EEG, Audio, Features
+from mmray.config import EEG, Features
 from mmray.errors import ConfigError, RecordingError
-from mmray.features import artefacts, audio, audio_nodes, cleaning, eeg, eeg_nodes, encoders, quality, speech
+from mmray.features import artefacts, audio_nodes, cleaning, eeg, eeg_nodes, encoders, quality, stretches, voice
 from mmray.graphs import similarity
 from mmray.recordings import signals
 from mmray.schema import Modality, Recording, features_schema
@@ -23,12 +24,13 @@ DECISIONS_KEY = b"mmray.decisions"  # of a part's metadata: what was decided abo
 
 @dataclass(frozen=True)
 class CleanEEG:
-    """A recording cut into segments, filtered and mended, and what was decided on the way.
+    """A recording, or a stretch of it, cut into segments, filtered and mended, and what was decided on the way.
 
     Attributes:
         signal_SNT: microvolts, the segments that were kept.
         why_N: of a bad electrode what is wrong with it (see `cleaning.bad_channels`), else empty.
-        start_S: first samples of all segments that were cut; `range_S` their peak-to-peak ranges, `kept_S` which stay.
+        start_S: first samples, in the recording, of all segments that were cut; `range_S` their peak-to-peak ranges,
+            `kept_S` which stay.
         removed: labels of the components taken out.
         mains_db: see `cleaning.mains_db`.
     """
@@ -81,27 +83,55 @@ def extract(recording: Recording, config: Features, source_sha256: str | None = 
         RecordingError: the file cannot be read, has the wrong electrodes or too many bad ones, or yields no segment.
         ConfigError: the settings fit no recording.
     """
-    modality: Modality = "eeg" if recording.modality == "eeg" else "audio"
-    nodes, width = shape(modality, config)
-    section = config.eeg if modality == "eeg" else config.audio
+    found = list(rows(recording, config, source_sha256))
+    table = pa.concat_tables([table for table, _ in found if table is not None])
+    decided = quality.merged([decided for _, decided in found])
+    return table.replace_schema_metadata({DECISIONS_KEY: json.dumps(decided)})
+
+
+def rows(
+    recording: Recording, config: Features, source_sha256: str | None = None
+) -> Generator[tuple[pa.Table | None, quality.Decisions]]:
+    """As `extract`, but stretch by stretch: its rows, None where it has no usable segment, and what was decided.
+
+    A stretch without a usable segment costs a recording that stretch; one without a usable stretch is refused.
+    """
+    schema = schema_of(recording, config)
+    sha = source_sha256 or signals.content_sha256(recording.path)
+    found = _eeg(recording, config) if recording.modality == "eeg" else voice.columns(recording, config.audio)
+    lost: list[str] = []
+    used = False
     try:
-        if modality == "eeg":
-            columns, decided = _eeg(signals.read_eeg(recording, config.eeg.scale_to_volts), config)
-        else:
-            columns, decided = _audio(signals.read_audio(recording), config.audio)
+        for columns, decided in found:
+            used = used or columns is not None
+            lost += [decided["lost"]] if columns is None else []
+            yield None if columns is None else _table(recording, columns, config, schema, sha), decided
+        if not used:
+            raise RecordingError(f"none of its {len(lost)} stretches can be used; the first: {lost[0]}")
     except RecordingError as error:
         if recording.path in str(error):
             raise
         # readers name the file, functions of arrays cannot
         raise RecordingError(f"{recording.path}: {error}") from error
+
+
+def schema_of(recording: Recording, config: Features) -> pa.Schema:
+    """The schema of a recording's rows. Raises ConfigError as `shape`."""
+    modality: Modality = "eeg" if recording.modality == "eeg" else "audio"
+    section = config.eeg if modality == "eeg" else config.audio
+    return features_schema(modality, *shape(modality, config), section.neighbours)
+
+
+def _table(recording: Recording, columns: Columns, config: Features, schema: pa.Schema, sha: str) -> pa.Table:
     start_s_S = columns.pop("start_s")
-    rows = len(start_s_S)
+    count = len(start_s_S)
+    segment_s = (config.eeg if recording.modality == "eeg" else config.audio).segment_s
     in_windows = config.pairing == "window"
     if in_windows:  # the number of the window, not the sample nearest to it, is what both modalities share
-        start_s_S = np.rint(start_s_S / section.segment_s) * section.segment_s
+        start_s_S = np.rint(start_s_S / segment_s) * segment_s
     clock = [f"@{round(1000 * start_s):08d}" for start_s in start_s_S]
     constant = {
-        name: [getattr(recording, name)] * rows
+        name: [getattr(recording, name)] * count
         for name in ("recording_id", "subject_id", "modality", "session", "task", "label")
     }
     filled: dict[str, Any] = {
@@ -109,13 +139,11 @@ def extract(recording: Recording, config: Features, source_sha256: str | None = 
         "pair_id": [recording.pair_id + moment * in_windows for moment in clock],
         **constant,
         "start_s": start_s_S.astype(np.float32),
-        "duration_s": np.full(rows, section.segment_s, dtype=np.float32),
+        "duration_s": np.full(count, segment_s, dtype=np.float32),
         **columns,
-        "source_sha256": [source_sha256 or signals.content_sha256(recording.path)] * rows,
+        "source_sha256": [sha] * count,
     }
-    schema = features_schema(modality, nodes, width, section.neighbours)
-    table = pa.table([_column(filled[field.name], field.type) for field in schema], schema=schema)
-    return table.replace_schema_metadata({DECISIONS_KEY: json.dumps(decided)})
+    return pa.table([_column(filled[field.name], field.type) for field in schema], schema=schema)
 
 
 def decisions(metadata: dict[bytes, bytes] | None) -> quality.Decisions | None:
@@ -130,13 +158,37 @@ def _column(value: Any, kind: pa.DataType) -> pa.Array:
     return pa.array(value, type=kind)
 
 
-def _eeg(raw: signals.EEGSignal, features: Features) -> tuple[Columns, quality.Decisions]:
+def _eeg(recording: Recording, features: Features) -> Iterator[tuple[Columns | None, quality.Decisions]]:
     config = features.eeg
-    names, rate = eeg.node_names(config), raw.sampling_rate_hz
-    position_N3 = eeg.positions(config.montage, names)
-    duration_s = raw.data_CT.shape[1] / rate
-    clean = clean_eeg(raw, features)
+    with signals.open_eeg(recording, config.scale_to_volts) as file:
+        rate = file.sampling_rate_hz
+        eeg.rows_of(file.channels, eeg.node_names(config))  # before a night is read
+        eeg.require_rate(rate, config)
+        start_S = _starts(file.spans, rate, features)
+        length, margin = round(config.segment_s * rate), eeg.margin(rate, config)
+        parts = stretches.of_eeg(file.samples, len(file.channels), start_S, length, margin)
+        for part in parts:
+            yield _eeg_part(file, part, len(parts) == 1, features)
+
+
+def _eeg_part(
+    file: signals.EEGFile, part: stretches.Stretch, only: bool, features: Features
+) -> tuple[Columns | None, quality.Decisions]:
+    rate = file.sampling_rate_hz
+    raw = file.read(*part.read)
+    try:
+        clean = clean_eeg(raw, features, part)
+    except RecordingError as error:
+        if only:
+            raise
+        return None, quality.lost(part.own[0] / rate, part.own[1] / rate, len(part.start_S), str(error))
     del raw  # twice the size of all that follows
+    return _eeg_columns(clean, rate, file.samples / rate, features.eeg)
+
+
+def _eeg_columns(clean: CleanEEG, rate: float, duration_s: float, config: EEG) -> tuple[Columns, quality.Decisions]:
+    names = eeg.node_names(config)
+    position_N3 = eeg.positions(config.montage, names)
     if config.encoder:
         x_SND = encoders.encode(config, clean.signal_SNT, rate, len(names))
     else:
@@ -165,29 +217,28 @@ def _eeg(raw: signals.EEGSignal, features: Features) -> tuple[Columns, quality.D
     return columns, decided
 
 
-def clean_eeg(raw: signals.EEGSignal, features: Features) -> CleanEEG:
+def clean_eeg(raw: signals.EEGSignal, features: Features, part: stretches.Stretch | None = None) -> CleanEEG:
     """Select, filter, mend and cut a recording, and reject what cannot be used.
+
+    Args:
+        part: which stretch of its recording `raw` is; its margins are the filter's alone. None: all of it.
 
     Raises:
         RecordingError: an electrode is not there, too many are bad, or no segment is left.
         ConfigError: the settings fit no recording, or want an extra that is not installed.
     """
-    config, rate, spans = features.eeg, raw.sampling_rate_hz, raw.spans
+    config, rate, samples = features.eeg, raw.sampling_rate_hz, raw.data_CT.shape[1]
     names = eeg.node_names(config)
     position_N3 = eeg.positions(config.montage, names)
     data_NT = eeg.select(raw.data_CT, raw.channels, names)
-    length = round(config.segment_s * rate)
-    if features.pairing == "window":
-        start_S = eeg.window_starts(spans, config.segment_s, rate)
-    else:
-        start_S = eeg.segment_starts(spans, length)
-    if len(start_S) == 0:
-        longest = max((stop - start for start, stop in spans), default=0) / rate
-        raise RecordingError(
-            f"its longest stretch of {longest:.2f} s is shorter than one segment of {config.segment_s:g} s; "
-            "lower features.eeg.segment_s"
-        )
-    filtered_NT = eeg.band_pass(data_NT, rate, spans, config)
+    if part is None:
+        part = stretches.Stretch((0, samples), (0, samples), _starts(raw.spans, rate, features))
+    if not np.isfinite(data_NT).any():
+        raise RecordingError("every EEG sample is NaN or infinite; export the recording again")
+    filtered_NT = eeg.band_pass(data_NT, rate, raw.spans, config)
+    first, last = (sample - part.read[0] for sample in part.own)
+    data_NT, filtered_NT = data_NT[:, first:last], filtered_NT[:, first:last]
+    spans = signals.spans_within(raw.spans, first, last)
     why_N = cleaning.bad_channels(data_NT, filtered_NT, rate, spans)
     bad_N = why_N != ""
     if bad_N.mean() > config.max_bad_fraction or bad_N.all():
@@ -200,7 +251,7 @@ def clean_eeg(raw: signals.EEGSignal, features: Features) -> CleanEEG:
     if config.ica:
         filtered_NT, removed = artefacts.remove_components(filtered_NT, bad_N, rate, spans, position_N3)
     filtered_NT = cleaning.average_reference(cleaning.interpolate(filtered_NT, bad_N, position_N3))
-    signal_SNT = eeg.cut(filtered_NT, start_S, length)
+    signal_SNT = eeg.cut(filtered_NT, part.start_S - part.own[0], round(config.segment_s * rate))
     mendable_S = np.ones(len(signal_SNT), dtype=bool)
     if config.autoreject:
         signal_SNT, mendable_S = artefacts.repair_segments(signal_SNT, rate, position_N3)
@@ -215,56 +266,20 @@ def clean_eeg(raw: signals.EEGSignal, features: Features) -> CleanEEG:
     # in place: a second copy would be the task's peak of memory
     for row, segment in enumerate(np.flatnonzero(kept_S)):
         signal_SNT[row] = signal_SNT[segment]
-    return CleanEEG(signal_SNT[: kept_S.sum()], why_N, start_S, range_S, kept_S, removed, mains_db)
+    return CleanEEG(signal_SNT[: kept_S.sum()], why_N, part.start_S, range_S, kept_S, removed, mains_db)
 
 
-def _audio(raw: signals.AudioSignal, config: Audio) -> tuple[Columns, quality.Decisions]:
-    rate = config.sampling_rate_hz
-    whole_T = audio.resample(audio.mono(raw.data_CT), raw.sampling_rate_hz, rate)
-    start, stop = audio.speech_range(whole_T, rate, config.trim_db)
-    segments = audio.segment_count(stop - start, config)
-    spoken = speech.active_speech(whole_T, rate)
-    start_s_S = start / rate + np.arange(segments) * config.segment_s
-    active_S = quality.active(spoken, start_s_S, config.segment_s)
-    kept_S = active_S >= config.min_active
-    if not kept_S.any():
-        raise RecordingError(
-            f"none of its {segments} segments holds as much speech as features.audio.min_active={config.min_active:g}"
-        )
-    wave_T = audio.normalise_loudness(whole_T[start:stop], rate)
-    frames = audio.analyse(wave_T, segments, config).take(kept_S)
-    signal_ST = audio.cut(wave_T, segments, config)[kept_S]
-    if config.encoder:
-        x_SND = encoders.encode(config, signal_ST, rate, config.nodes)
+def _starts(spans: eeg.Spans, rate: float, features: Features) -> NDArray[np.int64]:
+    """First samples of all of a recording's segments; at least one."""
+    config = features.eeg
+    if features.pairing == "window":
+        start_S = eeg.window_starts(spans, config.segment_s, rate)
     else:
-        x_SND = audio_nodes.node_features(frames, signal_ST, config)
-    neighbour_SNK, weight_SNK = similarity.top_k(similarity.similarity(config.similarity, x_SND), config.neighbours)
-    start_s_S = start_s_S[kept_S]
-    columns: Columns = {
-        "start_s": start_s_S,
-        "x": x_SND,
-        "neighbour": neighbour_SNK,
-        "weight": weight_SNK,
-        **quality.audio(
-            frames.voiced_SNJ,
-            active_S[kept_S],
-            spoken.snr_db,
-            start_s_S,
-            config.segment_s,
-            raw.data_CT,
-            raw.sampling_rate_hz,
-        ),
-    }
-    decided = {
-        "duration_s": raw.data_CT.shape[1] / raw.sampling_rate_hz,
-        "sampling_rate_hz": raw.sampling_rate_hz,
-        "segments": segments,
-        "kept": int(kept_S.sum()),
-        "trimmed_s": (len(whole_T) - (stop - start)) / rate,
-        "active_fraction": float(spoken.active_F.mean()),
-        "clipped_fraction": quality.clipped(raw.data_CT),
-        "level_dbfs": spoken.level_dbfs,
-        "peak_dbfs": spoken.peak_dbfs,
-        "snr_db": spoken.snr_db,
-    }
-    return columns, decided
+        start_S = eeg.segment_starts(spans, round(config.segment_s * rate))
+    if len(start_S) == 0:
+        longest = max((stop - start for start, stop in spans), default=0) / rate
+        raise RecordingError(
+            f"its longest part without a gap, {longest:.2f} s, is shorter than one segment of {config.segment_s:g} s; "
+            "lower features.eeg.segment_s"
+        )
+    return start_S

@@ -15,7 +15,10 @@ from mmray.errors import RecordingError
 from mmray.recordings.mat5 import matrices
 
 ELECTRODES = 128  # E1-E128 of GSN-HydroCel-129; a 129th row is Cz, the reference, all zeros
-MOST_SAMPLES = 1 << 29  # of all channels together; a small file can claim, or unpack to, far more than memory holds
+# of all channels together, 2.3 h of 128 at 250 Hz: what a recording that is read whole may have; a file can claim, or
+# unpack to, far more than memory holds
+MOST_SAMPLES = 1 << 28
+_MOST_BYTES = 8 * MOST_SAMPLES + (1 << 26)  # of doubles, the Cz row, and what else the file holds
 _RATE = "samplingRate"
 _DAMAGED_V5 = (OSError, ValueError, MemoryError, struct.error, zlib.error)
 _DAMAGED_V73 = (OSError, RuntimeError, ValueError, TypeError, KeyError, MemoryError, OverflowError)
@@ -34,10 +37,12 @@ def read_mat(path: Path, scale: float) -> tuple[NDArray[np.float64], float]:
         (128, T) scaled samples of E1-E128, contiguous in time, and the sampling rate, Hz. The Cz row is dropped.
 
     Raises:
-        RecordingError: the file is damaged or cut short, has not exactly one array of 128 or 129 channels, or has no
-            usable samplingRate.
+        RecordingError: the file is damaged or cut short, has not exactly one array of 128 or 129 channels, has no
+            usable samplingRate, or is too large to be read whole.
     """
     try:
+        if (size := path.stat().st_size) > _MOST_BYTES:
+            raise _too_large(path, f"{size >> 20} MiB")
         if h5py.is_hdf5(path):
             return _read_v73(path, scale)
     except _DAMAGED_V73 as error:
@@ -78,7 +83,7 @@ def _choose(path: Path, shapes: dict[str, tuple[int, ...]]) -> str:
     ]
     if len(chosen) == 1:
         if (samples := max(shapes[chosen[0]])) * ELECTRODES > MOST_SAMPLES:
-            raise RecordingError(f"{path}: claims {samples:,} samples a channel; cut the recording into parts")
+            raise _too_large(path, f"{samples:,} samples a channel")
         return chosen[0]
     listed = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items()) or "nothing numeric"
     raise RecordingError(
@@ -97,6 +102,12 @@ def _rate(path: Path, array: NDArray[Any]) -> float:
     if array.size != 1 or not np.isfinite(array).all() or float(array.flat[0]) <= 0:
         raise RecordingError(f"{path}: {_RATE} is not one positive number; export the recording again")
     return float(array.flat[0])
+
+
+def _too_large(path: Path, much: str) -> RecordingError:
+    return RecordingError(
+        f"{path}: claims {much}, and a .mat cannot be read in parts; export the recording as EDF or FIF"
+    )
 
 
 def _no_rate(path: Path) -> RecordingError:

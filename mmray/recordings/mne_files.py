@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 
 from mmray.errors import RecordingError
 from mmray.recordings.electrodes import electrode_names
+from mmray.recordings.matlab import MOST_SAMPLES
 from mmray.recordings.sidecar import refuse_conflict
 
 if TYPE_CHECKING:
@@ -17,24 +20,23 @@ if TYPE_CHECKING:
 
 Spans = tuple[tuple[int, int], ...]
 
+_MOST_BYTES = 4 * MOST_SAMPLES  # EEGLAB writes float32
 
-def read(path: Path) -> tuple[NDArray[np.float64], float, tuple[str, ...], Spans]:
-    """Read the EEG channels of a file.
+
+def opened(path: Path) -> tuple[float, tuple[str, ...], int, Spans, Callable[[int, int], NDArray[np.float64]]]:
+    """Open a file and pick its EEG channels; no sample is read, but of EEGLAB's files that hold them inside.
 
     Returns:
-        C x T volts, the sampling rate in Hz, C electrode names, and the spans without a discontinuity.
+        The sampling rate in Hz, C electrode names, the number of samples T, the spans without a discontinuity, and what
+        reads the samples [start, stop) as C x (stop - start) volts.
 
     Raises:
         RecordingError: MNE cannot read the file, or its data lies outside its folder, two channels are one electrode,
-            or a BIDS sidecar states another rate.
+            a BIDS sidecar states another rate, or it is too large to be read whole and cannot be read otherwise.
     """
-    try:
+    with _readable(path):
         raw = _raw(path)
         raw.pick("eeg", verbose="error")
-        data_CT: NDArray[np.float64] = raw.get_data()
-    except Exception as error:  # MNE raises bare Exception for an unknown FIF tag; its formats share no error type
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RecordingError(f"{path}: MNE cannot read EEG from it ({why})") from error
     # DataLad's files are links into a store: a header is at home where it stands, and where it leads to
     folders = (path.parent.resolve(), path.resolve().parent)
     for file in raw.filenames:
@@ -46,7 +48,27 @@ def read(path: Path) -> tuple[NDArray[np.float64], float, tuple[str, ...], Spans
         names = electrode_names(raw.ch_names)
     except RecordingError as error:
         raise RecordingError(f"{path}: {error}") from error
-    return data_CT, rate, names, spans(raw)
+
+    def volts(start: int, stop: int) -> NDArray[np.float64]:
+        with _readable(path):
+            data_CT: NDArray[np.float64] = raw.get_data(start=start, stop=stop, verbose="error")
+        if data_CT.shape[1] < stop - start:
+            raise RecordingError(f"{path}: ends before the {stop} samples that its header promises; copy it again")
+        return data_CT
+
+    with _readable(path):
+        return rate, names, int(raw.n_times), spans(raw), volts
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except RecordingError:
+        raise
+    except Exception as error:  # MNE raises bare Exception for an unknown FIF tag; its formats share no error type
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RecordingError(f"{path}: MNE cannot read EEG from it ({why})") from error
 
 
 def spans(raw: mne.io.BaseRaw) -> Spans:
@@ -74,10 +96,19 @@ def spans(raw: mne.io.BaseRaw) -> Spans:
 def _raw(path: Path) -> Any:
     import mne
 
-    if path.suffix.lower() == ".raw":
-        return mne.io.read_raw_egi(path, preload=True, events_as_annotations=True, verbose="error")
-    if path.suffix.lower() in (".edf", ".bdf"):
+    suffix = path.suffix.lower()
+    if suffix == ".raw":
+        return mne.io.read_raw_egi(path, preload=False, events_as_annotations=True, verbose="error")
+    if suffix in (".edf", ".bdf"):
         with path.open("rb") as file:
             if file.read(256)[192:197] in (b"EDF+D", b"BDF+D"):
                 raise ValueError("its records are not contiguous, EDF+D, and MNE would join them; export EDF+C")
-    return mne.io.read_raw(path, preload=True, verbose="error")
+    if suffix == ".set" and (size := path.stat().st_size) > _MOST_BYTES:
+        raise RecordingError(
+            f"{path}: {size >> 20} MiB with the samples inside, which cannot be read in parts; save it as two files "
+            "(.set and .fdt), or export it as EDF or FIF"
+        )
+    raw = mne.io.read_raw(path, preload=False, verbose="error")
+    if suffix == ".set" and Path(raw.filenames[0] or path).suffix.lower() == ".set" and not raw.preload:
+        raw = mne.io.read_raw(path, preload=True, verbose="error")  # MNE would round what lies inside to float32
+    return raw

@@ -27,7 +27,7 @@ def read_text(path: Path, scale: float) -> NDArray[np.float64]:
         RecordingError: a row does not hold exactly three whole numbers, or there is none.
     """
     if (size := path.stat().st_size) > _MOST_BYTES:
-        raise RecordingError(f"{path}: {size >> 20} MiB of text is no recording of three channels")
+        raise RecordingError(f"{path}: {size >> 20} MiB of text cannot be read in parts; export it as EDF or FIF")
     try:
         rows_TC = np.loadtxt(path, dtype=np.int64, ndmin=2, comments=None)
     except (OSError, ValueError, OverflowError) as error:

@@ -18,8 +18,11 @@ from numpy.typing import NDArray
 from mmray.errors import RecordingError
 from mmray.recordings import archive, feis_epochs, matlab, mne_files, modma_text, sound
 from mmray.recordings.formats import COMPANIONS
+from mmray.recordings.matlab import MOST_SAMPLES
 from mmray.schema import Recording
 from mmray.storage import is_uri
+
+Spans = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class EEGSignal:
     data_CT: NDArray[np.float64]
     sampling_rate_hz: float
     channels: tuple[str, ...]
-    spans: tuple[tuple[int, int], ...]
+    spans: Spans
 
 
 @dataclass(frozen=True)
@@ -47,41 +50,122 @@ class AudioSignal:
     sampling_rate_hz: float
 
 
-def read_eeg(recording: Recording, scale_to_volts: float) -> EEGSignal:
-    """Read a recording's EEG in volts.
+@dataclass(frozen=True)
+class EEGFile:
+    """An open recording: what its header says, and its samples a window at a time.
+
+    Attributes:
+        samples: T, of each channel.
+        spans: as EEGSignal's, of the whole recording.
+        volts: reads the samples [start, stop) as C x (stop - start) float64.
+    """
+
+    sampling_rate_hz: float
+    channels: tuple[str, ...]
+    samples: int
+    spans: Spans
+    volts: Callable[[int, int], NDArray[np.float64]]
+
+    def read(self, start: int, stop: int) -> EEGSignal:
+        """The samples [start, stop); spans count from `start`. Raises RecordingError where the file is damaged."""
+        inside = spans_within(self.spans, start, stop)
+        return EEGSignal(self.volts(start, stop), self.sampling_rate_hz, self.channels, inside)
+
+
+@dataclass(frozen=True)
+class AudioFile:
+    """An open recording of sound, T samples of each of C channels.
+
+    Attributes:
+        sound: reads the samples [start, stop) as C x (stop - start) float32 in [-1, 1]; fewer where the file ends.
+    """
+
+    sampling_rate_hz: float
+    channels: int
+    samples: int
+    sound: Callable[[int, int], NDArray[np.float32]]
+
+    def read(self, start: int, stop: int) -> AudioSignal:
+        """The samples [start, stop). Raises RecordingError where the file is damaged or holds no sound."""
+        return AudioSignal(self.sound(start, stop), self.sampling_rate_hz)
+
+
+def spans_within(spans: Spans, start: int, stop: int) -> Spans:
+    """What of the spans lies in [start, stop), counted from `start`."""
+    cut = ((max(first, start) - start, min(last, stop) - start) for first, last in spans)
+    return tuple((first, last) for first, last in cut if first < last)
+
+
+@contextmanager
+def open_eeg(recording: Recording, scale_to_volts: float) -> Iterator[EEGFile]:
+    """Open a recording's EEG.
 
     Args:
-        recording: its `path` may be a URI; the file is then copied for the time of reading.
+        recording: its `path` may be a URI; the file is then copied for as long as it is open.
         scale_to_volts: volts in one unit of files that state no unit (MODMA, FEIS: 1e-6); formats that MNE reads
             state theirs, and it is not applied to them.
 
     Raises:
-        RecordingError: the file is missing, damaged, empty, all NaN, or not what its reader expects.
+        RecordingError: the file is missing, damaged, empty, too large for its format, or not what its reader expects.
     """
     reader = EEG_READERS.get(recording.reader)
     if reader is None:
         raise RecordingError(f"{recording.path}: no EEG reader {recording.reader!r}; known: {', '.join(EEG_READERS)}")
     with _opened(recording) as path:
-        signal = reader(path, scale_to_volts)
-    if signal.data_CT.size == 0:
-        raise RecordingError(f"{recording.path}: holds no EEG samples")
-    if not np.isfinite(signal.data_CT).any():
-        raise RecordingError(f"{recording.path}: every EEG sample is NaN or infinite; export the recording again")
-    return signal
+        file = reader(path, scale_to_volts)
+        if not file.samples or not file.channels:
+            raise RecordingError(f"{recording.path}: holds no EEG samples")
+        yield file
 
 
-def read_audio(recording: Recording) -> AudioSignal:
-    """Read a recording's sound.
+@contextmanager
+def open_audio(recording: Recording) -> Iterator[AudioFile]:
+    """Open a recording's sound.
 
     Raises:
-        RecordingError: the file is missing, damaged, cut short, without samples, or has NaN among them.
+        RecordingError: the file is missing, damaged, cut short or without samples.
     """
     reader = AUDIO_READERS.get(recording.reader)
     if reader is None:
         known = ", ".join(AUDIO_READERS)
         raise RecordingError(f"{recording.path}: no audio reader {recording.reader!r}; known: {known}")
     with _opened(recording) as path:
-        return reader(path)
+        yield reader(path)
+
+
+def read_eeg(recording: Recording, scale_to_volts: float) -> EEGSignal:
+    """All of a recording's EEG at once.
+
+    Raises:
+        RecordingError: as `open_eeg`; or it is too long to be held in memory.
+    """
+    with open_eeg(recording, scale_to_volts) as file:
+        _refuse_long(recording, file.samples, len(file.channels), file.sampling_rate_hz)
+        return file.read(0, file.samples)
+
+
+def read_audio(recording: Recording) -> AudioSignal:
+    """All of a recording's sound at once.
+
+    Raises:
+        RecordingError: as `open_audio`; it has NaN among its samples, or is too long to be held in memory.
+    """
+    with open_audio(recording) as file:
+        _refuse_long(recording, file.samples, file.channels, file.sampling_rate_hz)
+        return file.read(0, file.samples)
+
+
+def is_streamed(recording: Recording) -> bool:
+    """Whether a recording is read a window at a time; else all of it is in memory while it is open."""
+    # EEGLAB keeps samples in an .fdt beside the header, or in the header file itself
+    inside = recording.path.lower().endswith(".set") and not _data_files(recording.path)
+    return recording.reader in ("mne", "soundfile") and not inside
+
+
+def _refuse_long(recording: Recording, samples: int, channels: int, sampling_rate_hz: float) -> None:
+    if samples * channels > MOST_SAMPLES:
+        hours = samples / sampling_rate_hz / 3600
+        raise RecordingError(f"{recording.path}: {hours:.1f} h of {channels} channels are too much to be read at once")
 
 
 def content_sha256(path: str) -> str:
@@ -96,7 +180,7 @@ def content_sha256(path: str) -> str:
             with filesystem.open_input_file(inside) as remote:
                 return hashlib.file_digest(remote, "sha256").hexdigest()
         digest = hashlib.sha256()
-        for file in (Path(path), *_data_files(Path(path))):
+        for file in (Path(path), *_data_files(path)):
             with file.open("rb") as stream:
                 hashlib.file_digest(stream, lambda: digest)  # goes on with the same digest
         return digest.hexdigest()
@@ -104,9 +188,14 @@ def content_sha256(path: str) -> str:
         raise RecordingError(f"{path}: cannot be read: {error}") from error
 
 
-def _data_files(path: Path) -> list[Path]:
-    suffixes = COMPANIONS.get(path.suffix.lower(), ())
-    return [file for suffix in suffixes if (file := path.with_suffix(suffix)).is_file()]
+def bytes_on_disk(recording: Recording) -> int:
+    """A recording's size with a header's data files; those at a URI are not counted."""
+    return recording.size_bytes + sum(file.stat().st_size for file in _data_files(recording.path))
+
+
+def _data_files(path: str) -> list[Path]:
+    suffixes = () if is_uri(path) else COMPANIONS.get(Path(path).suffix.lower(), ())
+    return [file for suffix in suffixes if (file := Path(path).with_suffix(suffix)).is_file()]
 
 
 @contextmanager
@@ -142,36 +231,42 @@ def _refuse_empty(file: Path, path: str) -> None:
         raise RecordingError(f"{path}: the file is empty; copy it again from its source")
 
 
-def _modma_mat(path: Path, scale_to_volts: float) -> EEGSignal:
+def _modma_mat(path: Path, scale_to_volts: float) -> EEGFile:
     data_CT, rate = matlab.read_mat(path, scale_to_volts)
-    channels = tuple(f"E{number}" for number in range(1, matlab.ELECTRODES + 1))
-    return EEGSignal(data_CT, rate, channels, ((0, data_CT.shape[1]),))
+    return _in_memory(data_CT, rate, tuple(f"E{number}" for number in range(1, matlab.ELECTRODES + 1)))
 
 
-def _feis(path: Path, scale_to_volts: float) -> EEGSignal:
+def _feis(path: Path, scale_to_volts: float) -> EEGFile:
     data_CT, spans = feis_epochs.read_epochs(path)
     data_CT *= scale_to_volts
-    return EEGSignal(data_CT, feis_epochs.SAMPLING_RATE_HZ, feis_epochs.CHANNELS, spans)
+    return _in_memory(data_CT, feis_epochs.SAMPLING_RATE_HZ, feis_epochs.CHANNELS, spans)
 
 
-def _modma_text(path: Path, scale_to_volts: float) -> EEGSignal:
-    data_CT = modma_text.read_text(path, scale_to_volts)
-    return EEGSignal(data_CT, modma_text.SAMPLING_RATE_HZ, modma_text.CHANNELS, ((0, data_CT.shape[1]),))
+def _modma_text(path: Path, scale_to_volts: float) -> EEGFile:
+    return _in_memory(modma_text.read_text(path, scale_to_volts), modma_text.SAMPLING_RATE_HZ, modma_text.CHANNELS)
 
 
-def _mne(path: Path, scale_to_volts: float) -> EEGSignal:
-    return EEGSignal(*mne_files.read(path))
+def _in_memory(
+    data_CT: NDArray[np.float64], rate: float, channels: tuple[str, ...], spans: Spans | None = None
+) -> EEGFile:
+    """A file of a format that is small by nature, or that cannot be read in windows."""
+    samples = data_CT.shape[1]
+    return EEGFile(rate, channels, samples, spans or ((0, samples),), lambda start, stop: data_CT[:, start:stop])
 
 
-def _soundfile(path: Path) -> AudioSignal:
-    return AudioSignal(*sound.read_sound(path))
+def _mne(path: Path, scale_to_volts: float) -> EEGFile:
+    return EEGFile(*mne_files.opened(path))
 
 
-EEG_READERS: dict[str, Callable[[Path, float], EEGSignal]] = {
+def _soundfile(path: Path) -> AudioFile:
+    return AudioFile(*sound.opened(path))
+
+
+EEG_READERS: dict[str, Callable[[Path, float], EEGFile]] = {
     "modma-mat": _modma_mat,
     "modma-txt": _modma_text,
     "feis": _feis,
     "mne": _mne,
 }
-AUDIO_READERS: dict[str, Callable[[Path], AudioSignal]] = {"soundfile": _soundfile}
+AUDIO_READERS: dict[str, Callable[[Path], AudioFile]] = {"soundfile": _soundfile}
 READERS = {**EEG_READERS, **AUDIO_READERS}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,41 +12,54 @@ import soundfile
 from numpy.typing import NDArray
 
 from mmray.errors import RecordingError
-from mmray.recordings.matlab import MOST_SAMPLES
 
 _OVERSHOOT = 4.0  # 12 dB over full scale
 _RATES_HZ = (4_000, 768_000)
 _LENGTH_UNKNOWN = 0x7FFF_F000  # a WAV written to a pipe claims this or more
 
 
-def read_sound(path: Path) -> tuple[NDArray[np.float32], float]:
-    """Read a sound file.
+def opened(path: Path) -> tuple[float, int, int, Callable[[int, int], NDArray[np.float32]]]:
+    """Open a sound file; no sample is read.
 
     Returns:
-        float32 in [-1, 1], C channels x T samples, and the sampling rate in Hz.
+        The sampling rate in Hz, the number of channels C and of samples T, and what reads the samples [start, stop) as
+        C x (stop - start) float32 in [-1, 1].
 
     Raises:
-        RecordingError: the file is damaged, cut short, too long, empty, or no sound.
+        RecordingError: the file is damaged, cut short, empty, or no sound.
     """
     _refuse_cut_wav(path)
-    try:
+    with _readable(path):
         promised = soundfile.info(path)
-        if promised.frames * promised.channels > MOST_SAMPLES:
-            raise RecordingError(f"{path}: {promised.duration / 3600:.1f} h of sound in one file; cut it into parts")
-        data_TC, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError, ValueError, TypeError, MemoryError) as error:
-        raise RecordingError(f"{path}: not audio that libsndfile can read ({error}); export the clip again") from error
-    if len(data_TC) == 0:
+    if promised.frames == 0:
         raise RecordingError(
             f"{path}: not audio that libsndfile can read (header says 0 frames); export the clip again"
         )
-    if not _RATES_HZ[0] <= rate <= _RATES_HZ[1]:
-        raise RecordingError(f"{path}: its header claims {rate} samples a second; export the clip again")
-    peak = float(np.abs(data_TC).max())
-    if not peak <= _OVERSHOOT:
-        raise RecordingError(f"{path}: samples are NaN or far beyond full scale (peak {peak:g}); export it as PCM")
-    # lossy decoders overshoot full scale a little
-    return np.ascontiguousarray(np.clip(data_TC, -1, 1).T), float(rate)
+    if not _RATES_HZ[0] <= promised.samplerate <= _RATES_HZ[1]:
+        raise RecordingError(f"{path}: its header claims {promised.samplerate} samples a second; export the clip again")
+
+    def sound(start: int, stop: int) -> NDArray[np.float32]:
+        with _readable(path):
+            data_TC, _ = soundfile.read(path, stop - start, start, dtype="float32", always_2d=True)
+        if len(data_TC) == 0:
+            raise RecordingError(
+                f"{path}: ends before the {promised.frames} samples that its header promises; export the clip again"
+            )
+        peak = float(np.abs(data_TC).max())
+        if not peak <= _OVERSHOOT:
+            raise RecordingError(f"{path}: samples are NaN or far beyond full scale (peak {peak:g}); export it as PCM")
+        # lossy decoders overshoot full scale a little
+        return np.ascontiguousarray(np.clip(data_TC, -1, 1).T)
+
+    return float(promised.samplerate), promised.channels, promised.frames, sound
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (soundfile.SoundFileError, OSError, ValueError, TypeError, MemoryError) as error:
+        raise RecordingError(f"{path}: not audio that libsndfile can read ({error}); export the clip again") from error
 
 
 def _refuse_cut_wav(path: Path) -> None:

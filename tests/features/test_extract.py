@@ -206,6 +206,10 @@ def all_constant(path):
     return recording(write_mat(path / "r.mat", np.ones((129, 5000))), "eeg", "modma-mat")
 
 
+def all_nan(path):
+    return recording(write_mat(path / "r.mat", np.full((129, 5000), np.nan)), "eeg", "modma-mat")
+
+
 def short_clip(path):
     return recording(write_wav(path / "v.wav", 1.0), "audio", "soundfile")
 
@@ -221,6 +225,7 @@ def silent_clip(path):
         (wrong_scale, "reject_uv"),
         (too_short, "lower features.eeg.segment_s"),
         (all_constant, "128 of 128 electrodes are bad"),
+        (all_nan, "every EEG sample is NaN"),
         (short_clip, "lower features.audio.segment_s"),
         (silent_clip, "silent"),
     ],

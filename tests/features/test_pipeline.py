@@ -20,7 +20,7 @@ import soundfile
 
 from mmray.config import Cluster, Config, digest
 from mmray.errors import ConfigError, RecordingError, ResourceError, WorkspaceError
-from mmray.features import pipeline, table
+from mmray.features import extract, pipeline, table
 from mmray.recordings.feis_epochs import CHANNELS
 from mmray.schema import PARTS, QUARANTINE, recordings_of, recordings_table
 from mmray.storage import Workspace
@@ -355,13 +355,13 @@ def test_a_reader_that_fails_in_an_unknown_way_stops_nobody_else(study, ray_sess
     write_recordings(tmp_path, [item for item in study if item.modality == "audio"][:2])
     [one, other] = read_recordings(tmp_path)
 
-    def extract(recording, *_):
+    def rows(recording, *_):
         if recording == one:
             raise ArithmeticError("nobody thought of this")
-        return pipeline_extract(recording, *_)
+        return every_row(recording, *_)
 
-    pipeline_extract = pipeline.extract
-    monkeypatch.setattr(pipeline, "extract", extract)
+    every_row = extract.rows
+    monkeypatch.setattr(extract, "rows", rows)
     workspace = Workspace(str(tmp_path))
     outcomes = [pipeline._prepare_one(item, FEIS, workspace, KEY, None) for item in (one, other)]
     assert [outcome.status for outcome in outcomes] == ["quarantined", "prepared"]

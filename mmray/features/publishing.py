@@ -1,0 +1,134 @@
+"""What a preparation leaves in features/<digest> besides parts: parts.parquet, written last, and what explains it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from mmray.config import Features
+from mmray.errors import WorkspaceError
+from mmray.features.parts import versions
+from mmray.recordings import catalogue
+from mmray.schema import DECISIONS, MODALITIES, PARTS, QUARANTINE, Recording
+from mmray.storage import Workspace
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one recording."""
+
+    recording_id: str
+    status: str  # prepared, unchanged, quarantined, or stopped: the run cannot go on
+    segments: int = 0
+    source_sha256: str = ""
+    part: str = ""
+    reason: str = ""
+    exit_code: int = 0
+    decided: str = "{}"  # JSON: one type, whatever a modality's decisions are
+
+
+def refused(workspace: Workspace, key: str, origin: dict[str, Any]) -> dict[tuple[str, str], tuple[str, str]]:
+    """(id, path) -> (hash, reason) of what the last run quarantined, if the same software saw the same recordings."""
+    folder = ("features", key)
+    if not all(workspace.exists(*folder, f) for f in ("quarantine.parquet", "provenance.json", "parts.parquet")):
+        return {}
+    before = workspace.read_json(*folder, "provenance.json")
+    if any(before.get(name) != origin[name] for name in ("versions", "recordings_sha256")):
+        return {}
+    rows = workspace.read_table(*folder, "quarantine.parquet").to_pylist()
+    used = workspace.read_table(*folder, "parts.parquet")["source_sha256"].to_pylist()
+    held = Counter([*used, *(row["source_sha256"] for row in rows)])
+    return {
+        (row["recording_id"], row["path"]): (row["source_sha256"], row["reason"])
+        for row in rows
+        if held[row["source_sha256"]] == 1 and row["source_sha256"]  # a copy is judged anew: the other may have changed
+    }
+
+
+def provenance(features: Features, recordings: list[Recording]) -> dict[str, Any]:
+    """What the preparation of these recordings comes from."""
+    return {
+        "features": features.model_dump(mode="json"),
+        "versions": versions(),
+        "recordings_sha256": catalogue.fingerprint(recordings),
+    }
+
+
+def refuse_copies(recordings: list[Recording], outcomes: dict[str, Outcome]) -> None:
+    """Quarantine the same bytes under two people, and all but the first under one.
+
+    Of two people one would be tested on what the other was trained on; one person's segments would count twice.
+    """
+    same: dict[str, list[Recording]] = {}
+    for recording in sorted(recordings, key=lambda r: r.recording_id):
+        outcome = outcomes[recording.recording_id]
+        if outcome.status != "quarantined":
+            same.setdefault(outcome.source_sha256, []).append(recording)
+    for copies in same.values():
+        subjects = sorted({recording.subject_id for recording in copies})
+        first = copies[0]
+        for recording in copies if len(subjects) > 1 else copies[1:]:
+            if len(subjects) > 1:
+                why = f"the same bytes belong to subjects {', '.join(subjects)}; keep the right one"
+            else:
+                why = f"the same bytes as {first.path} ({first.recording_id}) of the same person; counted once"
+            outcome = outcomes[recording.recording_id]
+            quarantined = replace(outcome, status="quarantined", segments=0, reason=f"{recording.path}: {why}")
+            outcomes[recording.recording_id] = quarantined
+
+
+def publish(
+    workspace: Workspace,
+    key: str,
+    recordings: list[Recording],
+    outcomes: dict[str, Outcome],
+    origin: dict[str, Any],
+) -> None:
+    """Write quarantine, decisions and provenance, then parts.parquet, and remove parts that nobody names any more.
+
+    Raises:
+        WorkspaceError: a part is not to be seen from here, or the workspace cannot be written.
+    """
+    parts: list[dict[str, Any]] = []
+    quarantine: list[dict[str, Any]] = []
+    decided: list[dict[str, Any]] = []
+    for recording in sorted(recordings, key=lambda r: r.recording_id):
+        outcome = outcomes[recording.recording_id]
+        row: dict[str, Any] = {
+            "recording_id": recording.recording_id,
+            "modality": recording.modality,
+            "source_sha256": outcome.source_sha256 or None,
+        }
+        if outcome.status == "quarantined":
+            named = {"subject_id": recording.subject_id, "path": recording.path, "reason": outcome.reason}
+            quarantine.append(row | named)
+        else:
+            parts.append(row | {"path": outcome.part, "segments": outcome.segments})
+            decided.append(row | {"subject_id": recording.subject_id} | json.loads(outcome.decided))
+    counts = dict(Counter(outcome.status for outcome in outcomes.values()))
+    folder = ("features", key)
+    there = {f"{modality}/{name}" for modality in MODALITIES for name in workspace.names(*folder, modality)}
+    if unseen := sorted({row["path"] for row in parts} - there):
+        raise WorkspaceError(
+            f"workspace {workspace.root}: {len(unseen)} parts that tasks wrote are not to be seen from here, such as "
+            f"{unseen[0]}; on several nodes the workspace must be an object store or a shared disk"
+        )
+    before = _paths_before(workspace, key)
+    workspace.write_table(pa.Table.from_pylist(quarantine, schema=QUARANTINE), *folder, "quarantine.parquet")
+    workspace.write_table(pa.Table.from_pylist(decided, schema=DECISIONS), *folder, "quality.parquet")
+    workspace.write_json(origin | {"counts": counts}, *folder, "provenance.json")
+    workspace.write_table(pa.Table.from_pylist(parts, schema=PARTS), *folder, "parts.parquet")
+    # a reader may still hold the manifest before this one: its parts stay until the next; so do those of copies, which
+    # are judged anew each time
+    for path in sorted(there - before - {outcome.part for outcome in outcomes.values()}):
+        workspace.delete(*folder, path)
+
+
+def _paths_before(workspace: Workspace, key: str) -> set[str]:
+    if not workspace.exists("features", key, "parts.parquet"):
+        return set()
+    return set(workspace.read_table("features", key, "parts.parquet")["path"].to_pylist())
