@@ -1,5 +1,7 @@
 """Preparation against a plain script, and against the same functions without Ray Data; memory; growth with people.
 
+And the memory of a night: a recording of twelve hours against one of one hour, both read from disk in parts.
+
 Recordings are of MODMA's size: 129 x 75,000 samples and eight clips a person. Both alternatives run in a pool of as
 many processes as there are cores, one thread each, that has done a recording before the clock starts.
 """
@@ -22,8 +24,8 @@ from benchmarks import plain_prepare
 from benchmarks.fits import peak_bytes
 from benchmarks.harness import Figure, Outcome, usable_cores
 from mmray import cluster, config, progress
-from mmray.config import Config
-from mmray.features import pipeline
+from mmray.config import Config, Features
+from mmray.features import parts, pipeline
 from mmray.features.extract import extract
 from mmray.features.table import from_table
 from mmray.recordings import catalogue, synthetic
@@ -49,6 +51,7 @@ def run(*, quick: bool) -> Outcome:
         recordings = catalogue.load(Workspace(settings.workspace))
         outcome.figures["agreement of features"] = _agreement(settings, recordings)
         outcome.figures["memory of a task"] = _memory(settings, recordings)
+        outcome.figures["memory of a night"] = _night(folder, hours=(0.5, 1) if quick else (1, 12))
         with cluster.session(settings.cluster):
             _compared(outcome, settings, recordings, rounds=1 if quick else 3)
             _grown(outcome, f"{folder}/growth", people=(4, 16) if quick else (16, 256))
@@ -199,16 +202,70 @@ def _memory(settings: Config, recordings: list[Recording]) -> Figure:
     """What extracting one EEG adds to the peak of a process that has done a short one before."""
     recording = next(r for r in recordings if r.modality == "eeg")
     size = 4 * 129 * settings.synth.eeg_seconds * 250
-    pipe, there = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_peak, args=(recording, settings, there))
-    process.start()
-    there.close()
-    before, after = pipe.recv()
-    process.join()
+    before, after = _apart(_peak, recording, settings)
     value = round((after - before) / size, 2)
     return Figure(
         value, FLOAT32_SIZES, (value, value), at_most=True, unit="float32 sizes", detail={"libraries": before}
     )
+
+
+def _night(folder: str, hours: tuple[float, float]) -> Figure:
+    """Peak memory of preparing a long recording over that of a shorter one, 128 electrodes at 250 Hz in EDF."""
+    peaks, seconds, megabytes = [], [], []
+    with progress.bar("prepare: memory of a night", len(hours)) as advance:
+        for number in hours:
+            path = Path(folder, f"{number:g}h.edf")
+            _write_edf(path, round(3600 * number))
+            night = Recording("night", "p", "p", "eeg", "1", "sleep", None, None, str(path), "mne", path.stat().st_size)
+            start = time.perf_counter()
+            peak, rows = _apart(_prepared, night, f"{folder}/night")
+            if rows < 0.9 * 3600 * number / 4:
+                raise RuntimeError(f"{rows} segments of {number:g} h")
+            seconds.append(round(time.perf_counter() - start, 1))
+            megabytes.append(round(path.stat().st_size / 2**20))
+            peaks.append(peak)
+            path.unlink()
+            advance()
+    value = round(peaks[1] / peaks[0], 3)
+    detail = {"hours": hours, "peak_bytes": peaks, "file_mib": megabytes, "seconds": seconds}
+    return Figure(value, 1.1, (value, value), at_most=True, detail=detail)
+
+
+def _write_edf(path: Path, seconds: int) -> None:
+    """White noise over shared rhythms in 16-bit EDF, a record of one second at a time."""
+    names, rate, span = [f"E{n}" for n in range(1, 129)], 250, 3276.7
+    fields: list[tuple[list[Any], int]] = [
+        (names, 16), ([""] * 128, 80), (["uV"] * 128, 8), ([-span] * 128, 8), ([span] * 128, 8), ([-32767] * 128, 8),
+        ([32767] * 128, 8), ([""] * 128, 80), ([rate] * 128, 8), ([""] * 128, 32),
+    ]  # fmt: skip
+    starts = ("0", 8), ("X", 80), ("X", 80), ("01.01.15", 8), ("22.00.00", 8), (256 * 129, 8), ("", 44)
+    head = [*starts, (seconds, 8), (1, 8), (128, 4), *((value, width) for values, width in fields for value in values)]
+    rng = np.random.default_rng(0)
+    mixing_CM = rng.uniform(-1, 1, (128, 6))
+    with path.open("wb") as file:
+        file.write("".join(str(value).ljust(width) for value, width in head).encode("ascii"))
+        for second in range(seconds):
+            phase_T = 2 * np.pi * (second + np.arange(rate) / rate)
+            shared_MT = 15 * np.sin(np.arange(4, 16, 2)[:, None] * phase_T + 0.1 * second)
+            data_CT = mixing_CM @ shared_MT + rng.normal(0, 5, (128, rate))
+            file.write(np.rint(data_CT / span * 32767).astype("<i2").tobytes())
+
+
+def _prepared(recording: Recording, workspace: str, pipe: Any) -> None:
+    cluster.limit_threads(1)
+    rows, _ = parts.write(Workspace(workspace), (), f"{recording.size_bytes}.parquet", recording, Features(), "0" * 64)
+    pipe.send((peak_bytes(), rows))
+
+
+def _apart(work: Callable[..., None], *arguments: Any) -> Any:
+    """What a process of its own sends back."""
+    pipe, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=work, args=(*arguments, there))
+    process.start()
+    there.close()
+    sent = pipe.recv()
+    process.join()
+    return sent
 
 
 def _peak(recording: Recording, settings: Config, pipe: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import json
 from contextlib import closing
 from functools import cache
@@ -45,18 +46,17 @@ def write(
     """
     decided: list[quality.Decisions] = []
     count = 0
-    with (
-        workspace.writing(*folder, part) as path,
-        pq.ParquetWriter(path, extract.schema_of(recording, features), compression="zstd") as writer,
-        closing(extract.rows(recording, features, sha)) as stretches,
-    ):
-        for rows, of_stretch in stretches:
-            if rows is not None:
-                writer.write_table(rows)
-                count += rows.num_rows
-            decided.append(of_stretch)
-        merged = quality.merged(decided)
-        writer.add_key_value_metadata({extract.DECISIONS_KEY: json.dumps(merged)})
+    with closing(extract.rows(recording, features, sha)) as found:
+        stretches = itertools.chain([next(found)], found)  # what cannot be used is known before a file is begun
+        schema = extract.schema_of(recording, features)
+        with workspace.writing(*folder, part) as path, pq.ParquetWriter(path, schema, compression="zstd") as writer:
+            for rows, of_stretch in stretches:
+                if rows is not None:
+                    writer.write_table(rows)
+                    count += rows.num_rows
+                decided.append(of_stretch)
+            merged = quality.merged(decided)
+            writer.add_key_value_metadata({extract.DECISIONS_KEY: json.dumps(merged)})
     return count, merged
 
 
