@@ -73,6 +73,48 @@ def test_a_full_disk_leaves_the_old_file_and_no_half(tmp_path: Path, monkeypatch
     assert workspace.read_bytes("f") == b"old"
 
 
+def workspace_of(root: str, folder: Path) -> Workspace:
+    """On the disk, or in pyarrow's own object store in memory, which wants its folders made."""
+    workspace = Workspace(root or str(folder))
+    if root:
+        workspace.filesystem.create_dir("bucket/a", recursive=True)
+    return workspace
+
+
+@pytest.mark.parametrize("root", ["", "mock:///bucket"])
+def test_a_file_written_piece_by_piece_appears_once_it_is_whole(tmp_path: Path, root: str) -> None:
+    workspace = workspace_of(root, tmp_path)
+    with workspace.writing("a", "f") as path, path.open("wb") as file:
+        for piece in (b"1", b"23"):
+            file.write(piece)
+            file.flush()
+            assert not workspace.exists("a", "f")
+            assert workspace.names("a") == []
+    assert workspace.read_bytes("a", "f") == b"123"
+
+
+@pytest.mark.parametrize("root", ["", "mock:///bucket"])
+def test_an_exception_while_writing_leaves_the_old_file_and_no_half(tmp_path: Path, root: str) -> None:
+    workspace = workspace_of(root, tmp_path)
+    workspace.write_bytes(b"old", "f")
+    places = []
+
+    def half(error: BaseException) -> None:
+        with workspace.writing("f") as path:
+            places.append(path)
+            path.write_bytes(b"ne")
+            raise error
+
+    for error in (KeyError("in the block"), KeyboardInterrupt()):
+        with pytest.raises(type(error)):
+            half(error)
+    with pytest.raises(WorkspaceError, match="No space left"):
+        half(OSError(28, "No space left on device"))
+    assert workspace.read_bytes("f") == b"old"
+    assert not [path for path in places if path.exists()]
+    assert os.listdir(tmp_path) == ([] if root else ["f"])
+
+
 WRITER = """
 import sys
 from mmray.storage import Workspace

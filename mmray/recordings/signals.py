@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,8 +129,8 @@ def open_audio(recording: Recording) -> Iterator[AudioFile]:
     if reader is None:
         known = ", ".join(AUDIO_READERS)
         raise RecordingError(f"{recording.path}: no audio reader {recording.reader!r}; known: {known}")
-    with _opened(recording) as path:
-        yield reader(path)
+    with _opened(recording) as path, reader(path) as file:
+        yield file
 
 
 def read_eeg(recording: Recording, scale_to_volts: float) -> EEGSignal:
@@ -258,8 +258,10 @@ def _mne(path: Path, scale_to_volts: float) -> EEGFile:
     return EEGFile(*mne_files.opened(path))
 
 
-def _soundfile(path: Path) -> AudioFile:
-    return AudioFile(*sound.opened(path))
+@contextmanager
+def _soundfile(path: Path) -> Iterator[AudioFile]:
+    with sound.opened(path) as file:
+        yield AudioFile(*file)
 
 
 EEG_READERS: dict[str, Callable[[Path, float], EEGFile]] = {
@@ -268,5 +270,5 @@ EEG_READERS: dict[str, Callable[[Path, float], EEGFile]] = {
     "feis": _feis,
     "mne": _mne,
 }
-AUDIO_READERS: dict[str, Callable[[Path], AudioFile]] = {"soundfile": _soundfile}
+AUDIO_READERS: dict[str, Callable[[Path], AbstractContextManager[AudioFile]]] = {"soundfile": _soundfile}
 READERS = {**EEG_READERS, **AUDIO_READERS}

@@ -15,13 +15,16 @@ from mmray.errors import RecordingError
 
 _OVERSHOOT = 4.0  # 12 dB over full scale
 _RATES_HZ = (4_000, 768_000)
+_PASSED = 1 << 20  # samples decoded at once on the way to a window
+_KEPT_S = 8  # more than two windows share
 _LENGTH_UNKNOWN = 0x7FFF_F000  # a WAV written to a pipe claims this or more
 
 
-def opened(path: Path) -> tuple[float, int, int, Callable[[int, int], NDArray[np.float32]]]:
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[float, int, int, Callable[[int, int], NDArray[np.float32]]]]:
     """Open a sound file; no sample is read.
 
-    Returns:
+    Yields:
         The sampling rate in Hz, the number of channels C and of samples T, and what reads the samples [start, stop) as
         C x (stop - start) float32 in [-1, 1].
 
@@ -30,28 +33,63 @@ def opened(path: Path) -> tuple[float, int, int, Callable[[int, int], NDArray[np
     """
     _refuse_cut_wav(path)
     with _readable(path):
-        promised = soundfile.info(path)
-    if promised.frames == 0:
-        raise RecordingError(
-            f"{path}: not audio that libsndfile can read (header says 0 frames); export the clip again"
-        )
-    if not _RATES_HZ[0] <= promised.samplerate <= _RATES_HZ[1]:
-        raise RecordingError(f"{path}: its header claims {promised.samplerate} samples a second; export the clip again")
-
-    def sound(start: int, stop: int) -> NDArray[np.float32]:
-        with _readable(path):
-            data_TC, _ = soundfile.read(path, stop - start, start, dtype="float32", always_2d=True)
-        if len(data_TC) == 0:
+        file = soundfile.SoundFile(path)
+    with file:
+        promised, rate = file.frames, file.samplerate
+        if promised == 0:
             raise RecordingError(
-                f"{path}: ends before the {promised.frames} samples that its header promises; export the clip again"
+                f"{path}: not audio that libsndfile can read (header says 0 frames); export the clip again"
             )
-        peak = float(np.abs(data_TC).max())
-        if not peak <= _OVERSHOOT:
-            raise RecordingError(f"{path}: samples are NaN or far beyond full scale (peak {peak:g}); export it as PCM")
-        # lossy decoders overshoot full scale a little
-        return np.ascontiguousarray(np.clip(data_TC, -1, 1).T)
+        if not _RATES_HZ[0] <= rate <= _RATES_HZ[1]:
+            raise RecordingError(f"{path}: its header claims {rate} samples a second; export the clip again")
+        windows = _Windows(file)
 
-    return float(promised.samplerate), promised.channels, promised.frames, sound
+        def sound(start: int, stop: int) -> NDArray[np.float32]:
+            with _readable(path):
+                data_TC = windows.read(start, stop)
+            if len(data_TC) == 0:
+                raise RecordingError(
+                    f"{path}: ends before the {promised} samples that its header promises; export the clip again"
+                )
+            peak = float(np.abs(data_TC).max())
+            if not peak <= _OVERSHOOT:
+                raise RecordingError(
+                    f"{path}: samples are NaN or far beyond full scale (peak {peak:g}); export it as PCM"
+                )
+            # lossy decoders overshoot full scale a little
+            return np.ascontiguousarray(np.clip(data_TC, -1, 1).T)
+
+        yield float(rate), file.channels, promised, sound
+
+
+class _Windows:
+    """Windows of a file decoded from its beginning on: libsndfile misses the place it seeks in Ogg and MP3.
+
+    Going back costs decoding all before again, but for the last seconds, which are kept.
+    """
+
+    def __init__(self, file: soundfile.SoundFile) -> None:
+        self._file = file
+        self._first, self._kept_TC = 0, np.zeros((0, file.channels), np.float32)  # what was decoded last, and its place
+
+    def read(self, start: int, stop: int) -> NDArray[np.float32]:
+        """T x C, fewer where the file ends."""
+        if start < self._first:
+            self._file.seek(0)
+            self._first, self._kept_TC = 0, self._kept_TC[:0]
+        while (reached := self._first + len(self._kept_TC)) < stop:
+            wanted = stop - reached if reached >= start else min(start - reached, _PASSED)
+            data_TC = self._file.read(wanted, dtype="float32", always_2d=True)
+            if len(data_TC) == 0:
+                break
+            held = start - self._first if reached >= start else len(self._kept_TC)
+            self._kept_TC = np.concatenate([self._kept_TC[held:], data_TC]) if held < len(self._kept_TC) else data_TC
+            self._first += held
+        window_TC = self._kept_TC[max(0, start - self._first) : max(0, stop - self._first)]
+        spare = len(self._kept_TC) - _KEPT_S * self._file.samplerate
+        if spare > 0:
+            self._first, self._kept_TC = self._first + spare, self._kept_TC[spare:].copy()
+        return window_TC
 
 
 @contextmanager

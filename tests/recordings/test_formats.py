@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
+from pathlib import Path
 
 import mne
 import numpy as np
@@ -16,8 +17,8 @@ from hypothesis import strategies as st
 from mmray.config import Study, from_dict
 from mmray.errors import RecordingError
 from mmray.features.extract import extract
-from mmray.recordings import catalogue, mne_files
-from mmray.recordings.signals import read_eeg
+from mmray.recordings import catalogue, mne_files, signals
+from mmray.recordings.signals import open_audio, open_eeg, read_eeg, spans_within
 from tests.recordings.made_files import rhythms, write_brainvision, write_edf
 from tests.recordings.modma_tree import recording
 
@@ -115,6 +116,53 @@ def test_every_kind_of_sound_beside_bids_becomes_graphs(tmp_path, suffix, form, 
     soundfile.write(path, voice_T, 44100, format=form, subtype=subtype)
     [found] = catalogue.find(Study(kind="bids", root=str(tmp_path))).recordings
     assert extract(found, FEATURES).num_rows >= 2
+
+
+@pytest.mark.parametrize("suffix", list(WRITERS))
+def test_windows_of_a_file_are_what_it_holds(tmp_path, data, suffix):
+    with open_eeg(recording(write(tmp_path, suffix, data), "mne"), 1.0) as file:
+        whole = file.read(0, file.samples)
+        for start, stop in ((0, 1), (199, 555), (1000, file.samples)):
+            window = file.read(start, stop)
+            np.testing.assert_array_equal(window.data_CT, whole.data_CT[:, start:stop])
+            assert window.spans == spans_within(whole.spans, start, stop)
+
+
+@pytest.mark.parametrize(("suffix", "subtype"), [("wav", "PCM_24"), ("flac", "PCM_16"), ("ogg", None), ("mp3", None)])
+def test_windows_of_sound_are_what_the_file_holds(tmp_path, suffix, subtype):
+    wave = 0.3 * np.sin(np.arange(5 * 22_050) / 20 + 3e-5 * np.arange(5 * 22_050) ** 2)
+    soundfile.write(tmp_path / f"a.{suffix}", wave, 22_050, subtype=subtype)
+    with open_audio(recording(tmp_path / f"a.{suffix}", "soundfile")) as file:
+        whole_CT = file.read(0, file.samples).data_CT
+        for start, stop in ((0, 100), (33_333, 77_777), (100_000, file.samples)):
+            np.testing.assert_array_equal(file.read(start, stop).data_CT, whole_CT[:, start:stop])
+
+
+@given(st.lists(st.integers(0, 60), min_size=2, max_size=8, unique=True), st.integers(0, 60), st.integers(0, 60))
+def test_spans_within_a_window_are_those_of_its_samples(cuts, start, stop):
+    cuts = sorted(cuts)
+    spans = tuple(zip(cuts[::2], cuts[1::2], strict=False))
+    used = np.zeros(61, dtype=bool)
+    for first, last in spans:
+        used[first:last] = True
+    found = np.zeros(max(0, stop - start), dtype=bool)
+    for first, last in spans_within(spans, start, stop):
+        found[first:last] = True
+    np.testing.assert_array_equal(found, used[start:stop])
+
+
+def test_an_eeglab_file_too_large_to_be_read_whole_is_to_be_saved_in_two(tmp_path, real_data, monkeypatch):
+    path = Path(shutil.copy(real_data / "eeglab" / "eeglab_data.set", tmp_path / "a.set"))
+    monkeypatch.setattr(mne_files, "_MOST_BYTES", 1000)
+    with pytest.raises(RecordingError, match=r"a\.set: .*two files \(\.set and \.fdt\), or export it as EDF or FIF"):
+        read_eeg(recording(path, "mne"), 1.0)
+
+
+def test_a_recording_too_long_to_be_held_is_not_read_at_once(tmp_path, data, monkeypatch):
+    path = write(tmp_path, "edf", data)
+    monkeypatch.setattr(signals, "MOST_SAMPLES", 8 * 1199)
+    with pytest.raises(RecordingError, match=r"8 channels are too much to be read at once"):
+        read_eeg(recording(path, "mne"), 1.0)
 
 
 def test_records_with_gaps_between_them_are_refused(tmp_path, data):

@@ -10,6 +10,7 @@ import pytest
 import scipy.io
 
 from mmray.errors import RecordingError
+from mmray.recordings import matlab
 from mmray.recordings.mat5 import matrices
 from mmray.recordings.matlab import read_mat
 from tests.recordings.modma_tree import eeg_129, write_v5, write_v73
@@ -141,6 +142,15 @@ def test_an_empty_v73_file_is_refused(tmp_path):
         pass
     with pytest.raises(RecordingError, match="nothing numeric"):
         read_mat(tmp_path / "a.mat", 1.0)
+
+
+@pytest.mark.parametrize("write", [write_v5, write_v5_compressed, write_v73])
+@pytest.mark.parametrize("limit", ["MOST_SAMPLES", "_MOST_BYTES"])
+def test_what_is_too_large_to_be_read_whole_is_to_be_exported(tmp_path, monkeypatch, write, limit):
+    path = write(tmp_path / "a.mat")
+    monkeypatch.setattr(matlab, limit, 1000)
+    with pytest.raises(RecordingError, match=r"a\.mat: claims .*cannot be read in parts; export .* as EDF or FIF"):
+        read_mat(path, 1.0)
 
 
 def test_reading_v5_holds_the_file_and_one_copy(tmp_path):
