@@ -30,7 +30,8 @@ _GROUP_BYTES = 16 << 20  # small recordings share a task: starting one costs as 
 _GROUP_RECORDINGS = 8
 _TASK_BYTES = 512 << 20  # libraries and working arrays of a task ...
 _BYTES_PER_BYTE = 6  # ... and what each byte of its recording adds,
-_STRETCH_BYTES = 24 * stretches.EEG_SAMPLES  # but no more than a stretch where it is read in such ...
+# but no more than a stretch, measured, where it is read in such ...
+_STRETCH_BYTES = {"eeg": 24 * stretches.EEG_SAMPLES, "audio": 16 * stretches.AUDIO_SAMPLES}
 _MOST_BYTES = 8 * matlab.MOST_SAMPLES  # ... or than may be read whole
 _TASK_RETRIES = 3  # as Ray's own for tasks
 _MOST_REASONS = 10  # lines a terminal gets; quarantine.parquet has them all
@@ -202,7 +203,9 @@ def _bytes_of(recording: Recording) -> int:
     """What a recording adds to its task's memory."""
     by_size = _BYTES_PER_BYTE * signals.bytes_on_disk(recording)
     # what is larger than may be read whole is refused by its task
-    return min(by_size, _STRETCH_BYTES if signals.is_streamed(recording) else _BYTES_PER_BYTE * _MOST_BYTES)
+    return min(
+        by_size, _STRETCH_BYTES[recording.modality] if signals.is_streamed(recording) else _BYTES_PER_BYTE * _MOST_BYTES
+    )
 
 
 def _groups(recordings: list[Recording]) -> Iterator[list[Recording]]:

@@ -165,7 +165,7 @@ def test_what_a_task_reserves_is_bounded_for_what_is_streamed(tmp_path):
         small, long, longer = (pipeline._bytes_of(sized(tmp_path / name, size)) for size in (1 << 20, hour, night))
         assert small == 6 << 20
         assert long == longer == 24 * stretches.EEG_SAMPLES
-    assert pipeline._bytes_of(sized(tmp_path / "a.wav", night, "soundfile", "audio")) == 24 * stretches.EEG_SAMPLES
+    assert pipeline._bytes_of(sized(tmp_path / "a.wav", night, "soundfile", "audio")) == 16 * stretches.AUDIO_SAMPLES
     assert pipeline._bytes_of(sized(tmp_path / "a.mat", hour, "modma-mat")) == 6 * hour
     assert pipeline._bytes_of(sized(tmp_path / "a.mat", 1 << 40, "modma-mat")) == 6 * 8 * matlab.MOST_SAMPLES
     assert pipeline._bytes_of(sized(tmp_path / "inside.set", hour)) == 6 * hour

@@ -176,6 +176,13 @@ def test_an_electrode_that_goes_bad_costs_the_stretches_after(tmp_path, small):
     assert (bad_S[table["start_s"].to_numpy() >= 60] == 1).all()
 
 
+def test_what_lies_in_a_gap_makes_no_electrode_bad(tmp_path, small):
+    data = drifting()
+    data[2, 45 * RATE + 10 : 47 * RATE - 10] = np.nan
+    _, told = in_stretches(fif_of(tmp_path / "a_raw.fif", data, [(45.0, 2.0)]))
+    assert told["bad_channels"] == []
+
+
 def test_a_stretch_without_a_usable_segment_is_lost_and_told_and_the_rest_is_kept(tmp_path, small):
     data = drifting()
     off = slice(38 * RATE, 62 * RATE)  # the third stretch, and a little more
