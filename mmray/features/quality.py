@@ -69,7 +69,7 @@ def active(speech: Speech, start_s_S: NDArray[np.floating[Any]], segment_s: floa
 
 def clipped(data_CT: Array) -> float:
     """Share of samples at full scale in any channel."""
-    return float((np.abs(data_CT) >= _FULL_SCALE).any(0).mean())
+    return float(((data_CT >= _FULL_SCALE) | (data_CT <= -_FULL_SCALE)).any(0).mean())
 
 
 def lost(start_s: float, stop_s: float, segments: int, why: str) -> Decisions:

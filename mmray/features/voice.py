@@ -116,6 +116,7 @@ def _trimmed(file: signals.AudioFile, longest_s: float, config: Audio) -> _Trimm
         samples += len(own_T)
         power_F, rest_T = audio.frame_power(np.concatenate([rest_T, own_T]), rate)
         powers.append(power_F)
+        del window, own_T  # before the next is read
     start, stop = audio.loud_range(np.concatenate(powers), samples, rate, config.trim_db)
     return _Trimmed(start, stop, samples, duration_s)
 

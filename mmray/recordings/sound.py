@@ -51,13 +51,13 @@ def opened(path: Path) -> Iterator[tuple[float, int, int, Callable[[int, int], N
                 raise RecordingError(
                     f"{path}: ends before the {promised} samples that its header promises; export the clip again"
                 )
-            peak = float(np.abs(data_TC).max())
+            peak = float(np.maximum(data_TC.max(), -data_TC.min()))
             if not peak <= _OVERSHOOT:
                 raise RecordingError(
                     f"{path}: samples are NaN or far beyond full scale (peak {peak:g}); export it as PCM"
                 )
             # lossy decoders overshoot full scale a little
-            return np.ascontiguousarray(np.clip(data_TC, -1, 1).T)
+            return np.ascontiguousarray(np.clip(data_TC, -1, 1, out=data_TC).T)
 
         yield float(rate), file.channels, promised, sound
 
@@ -77,18 +77,19 @@ class _Windows:
         if start < self._first:
             self._file.seek(0)
             self._first, self._kept_TC = 0, self._kept_TC[:0]
-        while (reached := self._first + len(self._kept_TC)) < stop:
-            wanted = stop - reached if reached >= start else min(start - reached, _PASSED)
-            data_TC = self._file.read(wanted, dtype="float32", always_2d=True)
-            if len(data_TC) == 0:
-                break
-            held = start - self._first if reached >= start else len(self._kept_TC)
-            self._kept_TC = np.concatenate([self._kept_TC[held:], data_TC]) if held < len(self._kept_TC) else data_TC
-            self._first += held
-        window_TC = self._kept_TC[max(0, start - self._first) : max(0, stop - self._first)]
-        spare = len(self._kept_TC) - _KEPT_S * self._file.samplerate
-        if spare > 0:
-            self._first, self._kept_TC = self._first + spare, self._kept_TC[spare:].copy()
+        while (reached := self._first + len(self._kept_TC)) < start:
+            self._kept_TC = self._file.read(min(start - reached, _PASSED), dtype="float32", always_2d=True)
+            self._first = reached
+            if len(self._kept_TC) == 0:
+                return self._kept_TC
+        shared_TC = self._kept_TC[start - self._first : stop - self._first]
+        window_TC = np.empty((stop - start, self._file.channels), np.float32)
+        window_TC[: len(shared_TC)] = shared_TC
+        if stop > reached:
+            new_TC = self._file.read(out=window_TC[len(shared_TC) :])  # in place: a passage is large
+            window_TC = window_TC[: len(shared_TC) + len(new_TC)]
+            self._kept_TC = window_TC[-_KEPT_S * self._file.samplerate :].copy()
+            self._first = start + len(window_TC) - len(self._kept_TC)
         return window_TC
 
 
