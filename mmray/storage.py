@@ -6,10 +6,12 @@ A group of files is published by writing its manifest last.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import shutil
+import socket
 import tempfile
 import time
 import uuid
@@ -129,7 +131,7 @@ class Workspace:
         with self._writable(*parts):
             if self.is_local:
                 os.makedirs(folder, exist_ok=True)
-                partial = Path(f"{folder}/{_PARTIAL}{uuid.uuid4().hex}-{name}")
+                partial = Path(f"{folder}/{_PARTIAL}{_host()}-{os.getpid()}-{uuid.uuid4().hex}-{name}")
                 try:
                     yield partial
                     with partial.open("rb+") as file:
@@ -185,11 +187,40 @@ class Workspace:
             self.filesystem.delete_dir(self.path(*parts))
 
     def delete_partials(self, *parts: str, older_than_s: float = 3600.0) -> None:
-        """Remove what a killed writer left in a folder; a younger file may belong to a writer at work."""
+        """Remove what a killed writer left in a folder: of this machine's writers at once, else when it is old."""
+        if not self.is_local:
+            return
         selector = pafs.FileSelector(self.path(*parts), allow_not_found=True, recursive=True)
         for info in self.filesystem.get_file_info(selector):
-            if info.base_name.startswith(_PARTIAL) and time.time() - info.mtime.timestamp() >= older_than_s:
-                self.filesystem.delete_file(info.path)
+            if not info.base_name.startswith(_PARTIAL):
+                continue
+            if _writer_is_gone(info.base_name) or time.time() - info.mtime.timestamp() >= older_than_s:
+                Path(info.path).unlink(missing_ok=True)  # its writer may just have published it
+
+
+def _host() -> str:
+    """Names where a process number means a process: this machine, or this container on it."""
+    try:
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        space = ""
+    return hashlib.sha256(f"{socket.gethostname()} {space}".encode()).hexdigest()[:8]
+
+
+def _writer_is_gone(partial: str) -> bool:
+    """Whether a half-written file is one of this machine's processes that has ended; False where that is not known."""
+    import psutil
+
+    host, _, rest = partial.removeprefix(_PARTIAL).partition("-")
+    pid = rest.partition("-")[0]
+    if host != _host() or not pid.isdigit():
+        return False
+    try:
+        return bool(psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:
+        return False
 
 
 def is_uri(text: str) -> bool:

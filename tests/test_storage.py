@@ -146,3 +146,27 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> No
     workspace.delete_partials()  # too young: they may be another writer's
     workspace.delete_partials(older_than_s=0)
     assert os.listdir(tmp_path) == ["f"]
+
+
+def test_what_a_killed_writer_of_this_machine_left_is_removed_at_once(tmp_path: Path) -> None:
+    dying = (
+        "import os, signal, sys\nfrom mmray.storage import Workspace\n"
+        "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "Workspace(sys.argv[1]).write_bytes(b'half', 'f')\n"
+    )
+    subprocess.run([sys.executable, "-c", dying, str(tmp_path)], check=False)
+    assert len(os.listdir(tmp_path)) == 1
+    Workspace(str(tmp_path)).delete_partials()
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_a_writer_at_work_or_one_elsewhere_has_begun_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Workspace(str(tmp_path))
+    elsewhere = tmp_path / ".partial-0a0a0a0a-999999999-00-f"
+    elsewhere.write_bytes(b"half")
+    monkeypatch.setattr(os, "fsync", lambda _: workspace.delete_partials())
+    workspace.write_bytes(b"whole", "f")
+    assert workspace.read_bytes("f") == b"whole"
+    assert elsewhere.exists()
