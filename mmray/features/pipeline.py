@@ -93,7 +93,7 @@ def prepare(config: Config, strict: bool = False) -> PrepareSummary:
     if config.features.pairing == "window":
         _require_one_a_trial(recordings)
     key = digest(config.features)
-    workspace.delete_partials("features", key)
+    workspace.delete_partials("features", key)  # of a run that was killed: the disk may be full of them
     origin = publishing.provenance(config.features, recordings)
     refused = publishing.refused(workspace, key, origin)
     outcomes: dict[str, Outcome] = {}
@@ -105,6 +105,7 @@ def prepare(config: Config, strict: bool = False) -> PrepareSummary:
             advance(note=outcome.recording_id)
     publishing.refuse_copies(recordings, outcomes)
     publishing.publish(workspace, key, recordings, outcomes, origin)
+    workspace.delete_partials("features", key)  # of workers that were killed in this one
     summary = _summarise(key, recordings, outcomes)
     listed = "\n".join(f"  {reason}" for _, reason in summary.reasons[:_MOST_REASONS])
     if not sum(summary.segments.values()):

@@ -418,15 +418,15 @@ def short_tmp():
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the raylet's processes through /proc")
-def test_killed_prepare_run_again_yields_the_same_rows(undisturbed, study, tmp_path, short_tmp):
+@pytest.fixture
+def interrupted(study, tmp_path, short_tmp):
+    """A workspace, and `prepare` at work on it in a process of its own; its first part is there."""
     from mmray.config import to_yaml
 
-    workspace = tmp_path / "killed"
+    workspace = tmp_path / "interrupted"
     write_recordings(workspace, study)
     settings = tmp_path / "config.yaml"
     settings.write_text(to_yaml(config_of(workspace, num_cpus=2)))
-    folder = workspace / "features" / KEY
     driver = subprocess.Popen(
         [sys.executable, "-c", DRIVER, str(settings)],
         start_new_session=True,
@@ -435,26 +435,86 @@ def test_killed_prepare_run_again_yields_the_same_rows(undisturbed, study, tmp_p
         env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"TMPDIR": str(short_tmp)},
     )
     deadline = time.monotonic() + 120
-    while not list(folder.glob("eeg/[!.]*.parquet")):
+    while not list((workspace / "features" / KEY).glob("eeg/[!.]*.parquet")):
         assert driver.poll() is None, driver.stderr.read().decode()
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    raylets = descendants(driver.pid)
-    os.kill(driver.pid, signal.SIGKILL)
-    for pid in raylets:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue  # it shared its driver's fate already
+    yield workspace, driver
+    started = [driver.pid, *descendants(driver.pid)] if driver.poll() is None else []
+    for pid in started:
+        kill(pid)
     driver.wait()
     driver.stderr.close()
+
+
+def kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return  # it shared its driver's fate already
+
+
+def title(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds Ray's processes through /proc")
+
+
+@needs_proc
+def test_killed_prepare_run_again_yields_the_same_rows(undisturbed, interrupted, short_tmp):
+    workspace, driver = interrupted
+    folder = workspace / "features" / KEY
+    processes = descendants(driver.pid)
+    kill(driver.pid)
+    for pid in processes:
+        if "ray" in title(pid):
+            kill(pid)
+    driver.wait()
     finished = len(list(folder.glob("*/[!.]*.parquet")))
     assert not (folder / "parts.parquet").exists()
     assert 1 <= finished < 20
 
     summary = pipeline.prepare(config_of(workspace))
     assert sum(summary.unchanged.values()) == finished
-    assert rows_of(workspace) == rows_of(undisturbed[0])
-    assert read(workspace, "parts").equals(read(undisturbed[0], "parts"))
-    assert read(workspace, "quarantine").equals(read(undisturbed[0], "quarantine"))
-    assert not list(folder.rglob(".partial-*"))
+    assert_same(workspace, undisturbed[0])
+
+
+@needs_proc
+def test_prepare_goes_on_without_a_killed_worker_and_yields_the_same_rows(undisturbed, interrupted):
+    workspace, driver = interrupted
+    at_work = []
+    while not at_work:
+        assert driver.poll() is None
+        at_work = [pid for pid in descendants(driver.pid) if title(pid).startswith("ray::FlatMap")]
+    kill(at_work[0])
+    assert not (workspace / "features" / KEY / "parts.parquet").exists(), "killed too late to matter"
+    said = driver.communicate(timeout=240)[1].decode()
+    assert driver.returncode == 0, said
+    assert_same(workspace, undisturbed[0])
+
+
+def assert_same(workspace: Path, undisturbed: Path) -> None:
+    assert rows_of(workspace) == rows_of(undisturbed)
+    for name in ("parts", "quarantine", "quality"):
+        assert read(workspace, name).equals(read(undisturbed, name)), name
+    assert not list((workspace / "features" / KEY).rglob(".partial-*"))
+
+
+def test_what_a_killed_worker_had_half_written_is_gone_when_prepare_ends(study, ray_session, tmp_path):
+    write_recordings(tmp_path, study[1:2])
+    folder = tmp_path / "features" / KEY
+    dying = (
+        "import os, signal, sys\nfrom mmray.storage import Workspace\n"
+        "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "Workspace(sys.argv[1]).write_bytes(b'half', 'audio', 'part.parquet')\n"
+    )
+    pipeline.prepare(config_of(tmp_path))
+    before = sorted(path.name for path in folder.rglob("*"))
+    subprocess.run([sys.executable, "-c", dying, str(folder)], check=False)
+    assert list(folder.rglob(".partial-*"))
+    pipeline.prepare(config_of(tmp_path))
+    assert sorted(path.name for path in folder.rglob("*")) == before
