@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -30,7 +31,47 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "1",
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # what Ray Data still asks of a session that broke would start another Ray
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # of Ray Data's own actors; ours are raised where a result is taken
+    # else ray.init waits for as many workers as cores, and for ever where one dies while it starts (ray issue 40131)
+    "RAY_prestart_worker_first_driver": "0",
 }
+# Outlives a driver that is killed, or that Ray's own code ends because its raylet was: no handler runs then. It says
+# so, and removes the session's folder, with those of Ray's processes that do not notice, or wait a minute for others.
+_KEEPER = """
+import os, shutil, sys, time
+folder, word = sys.argv[1:]
+ended = sys.stdin.buffer.read()
+if not ended:
+    print(word, file=sys.stderr, flush=True)
+
+def end_processes():
+    import psutil
+    found = 0
+    for process in psutil.process_iter(["cmdline"]):
+        if process.pid == os.getpid():
+            continue  # names the folder as well
+        command = " ".join(process.info["cmdline"] or [])
+        try:
+            named = folder in command and "/ray/" in command
+            if named or (command.startswith("ray::") and any(folder in file.path for file in process.open_files())):
+                process.kill()
+                found += 1
+        except psutil.Error:
+            continue
+    return found
+
+wanted, quiet, deadline = (1 if ended == b"well" else 20), 0, time.monotonic() + 60
+while quiet < wanted and time.monotonic() < deadline:
+    found = 0 if ended == b"well" else end_processes()
+    shutil.rmtree(folder, ignore_errors=True)
+    quiet = 0 if found or os.path.exists(folder) else quiet + 1
+    time.sleep(0 if quiet == wanted else 0.1)
+"""
+_KILLED = (
+    "was killed, mostly for want of memory; what is finished is kept: run the same command again, with a lower "
+    "cluster.num_cpus where it happens again"
+)
 
 
 @contextmanager
@@ -38,11 +79,11 @@ def session(config: Cluster) -> Iterator[None]:
     """Ray for the block: the one already here, the one at the address, or an embedded one that ends with it.
 
     Raises:
-        ResourceError: there is nothing at the address, or the embedded Ray cannot start.
+        ResourceError: there is nothing at the address, or the embedded Ray cannot start, or was killed.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    import ray
+    import ray.exceptions
 
     if ray.is_initialized():
         yield
@@ -67,24 +108,35 @@ def session(config: Cluster) -> Iterator[None]:
     # Ray's own ports face every interface: a token known to this process tree alone guards them, and no file holds it.
     # RAY_AUTH_MODE stays unset: ray.init then turns token authentication on itself, also where ray was imported before.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    keeper = _keeper(folder)
+    ending = b"told"
     try:
-        ray.init(
-            address="local",
-            num_cpus=config.num_cpus or max(4, os.cpu_count() or 1),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-            _temp_dir=f"{folder}/r",
-        )
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise ResourceError(f"cluster: the embedded Ray did not start: {error}; see `mmray doctor`") from error
-    try:
+        try:
+            ray.init(
+                address="local",
+                num_cpus=config.num_cpus or max(4, os.cpu_count() or 1),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+                _temp_dir=f"{folder}/r",
+            )
+        except Exception as error:  # the bare class, where a process of Ray's died while it started
+            raise ResourceError(f"cluster: the embedded Ray did not start: {error}; see `mmray doctor`") from error
         yield
+        ending = b"well"
+    except (ray.exceptions.LocalRayletDiedError, ray.exceptions.NodeDiedError) as error:
+        raise ResourceError(f"cluster: the embedded Ray {_KILLED}") from error
     finally:
         ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+        keeper.communicate(ending)
+
+
+def _keeper(folder: str) -> subprocess.Popen[bytes]:
+    """A process that waits for this one's last word, or its end without one."""
+    word = f"mmray: cluster: the embedded Ray or the process that started it {_KILLED}"
+    command = [sys.executable, "-I", "-c", _KEEPER, folder, word]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
 
 
 def address(config: Cluster) -> str | None:
@@ -156,10 +208,10 @@ def cores(config: Cluster) -> int:
 
 
 def data() -> Any:
-    """The module ray.data, its plan and pace kept off the terminal."""
+    """The module ray.data, its plan and pace kept off the terminal, and errors too, which are raised as well."""
     import ray.data
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     return ray.data
 
 

@@ -4,13 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mmray import cluster
 from mmray.config import Cluster
-from mmray.errors import RecordingError
+from mmray.errors import RecordingError, ResourceError
 
 
 def square(number: int) -> int:
@@ -63,3 +65,93 @@ def test_an_address_where_no_ray_answers_is_a_resource_error() -> None:
     last = ended.stderr.strip().splitlines()[-1]
     assert "ResourceError" in last
     assert "ray start --head" in last
+
+
+ENDLESS = """
+import sys
+from mmray import cluster
+from mmray.config import Cluster
+from mmray.errors import MmrayError
+try:
+    with cluster.session(Cluster()):
+        import ray
+        print("ready", flush=True)
+        while True:
+            ray.get(ray.put(bytes(1_000_000)))
+except MmrayError as error:
+    print(f"mmray: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+
+
+@pytest.mark.parametrize("target", ["raylet", "driver"])
+def test_a_session_that_is_killed_says_so_and_leaves_no_folder_or_process(target: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="mm-") as folder:  # Ray's sockets allow no long path
+        driver = subprocess.Popen(
+            [sys.executable, "-c", ENDLESS],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"TMPDIR": folder},
+        )
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == b"ready\n"
+        assert os.listdir(folder)
+        family = psutil.Process(driver.pid).children(recursive=True)
+        raylet = next(process for process in family if process.name() == "raylet")
+        os.kill(driver.pid if target == "driver" else raylet.pid, signal.SIGKILL)
+        said = driver.communicate(timeout=120)[1].decode()  # also waits for the keeper, which has stderr as well
+        assert driver.returncode != 0
+        assert "mmray: cluster: the embedded Ray" in said
+        assert "run the same command again" in said
+        assert "Traceback" not in said
+        _, alive = psutil.wait_procs(family, timeout=60)
+        assert not [process.as_dict(["cmdline", "status"]) for process in alive if process.status() != "zombie"]
+        assert os.listdir(folder) == []
+
+
+def test_a_ray_that_dies_while_it_starts_is_a_resource_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def died(**_: object) -> None:
+        raise Exception("The current node timed out during startup.")  # the bare class, as Ray raises it
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", died)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)  # another test's Ray stays
+    with pytest.raises(ResourceError, match="did not start: The current node"), cluster.session(Cluster()):
+        pass
+
+
+MAPPING = """
+from mmray import cluster
+from mmray.config import Cluster
+with cluster.session(Cluster()):
+    print(list(cluster.map(abs, [-1, -2], label="map")))
+"""
+
+
+def test_a_worker_that_dies_while_it_starts_holds_nothing_up() -> None:
+    with tempfile.TemporaryDirectory(prefix="mm-") as folder:
+        driver = subprocess.Popen(
+            [sys.executable, "-c", MAPPING],
+            stdout=subprocess.PIPE,
+            env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+            | {"TMPDIR": folder, "RAY_worker_register_timeout_seconds": "5"},  # after which Ray starts another
+        )
+        starting: list[psutil.Process] = []
+        while not starting:
+            assert driver.poll() is None
+            starting = [p for p in psutil.Process(driver.pid).children(recursive=True) if is_starting_worker(p)]
+        starting[0].kill()
+        try:
+            assert driver.communicate(timeout=90)[0] == b"[1, 2]\n"
+        finally:
+            driver.kill()
+            driver.communicate()
+
+
+def is_starting_worker(process: psutil.Process) -> bool:
+    try:
+        return process.name() != "raylet" and "/default_worker.py --node" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
