@@ -7,7 +7,7 @@ import importlib
 import json
 import sys
 
-NAMES = ("prepare", "train", "search", "sweep")
+NAMES = ("prepare", "train", "search", "sweep", "kills")
 
 
 def main(arguments: list[str]) -> int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from benchmarks import search
+from benchmarks import kills, search
 from benchmarks.__main__ import main
 from benchmarks.harness import Figure, Outcome, growth
 
@@ -75,3 +76,36 @@ def test_a_rate_is_the_median_time_of_an_alternative_over_ours():
     outcome.rate("fits a minute, over", {"ours": [1, 2, 4], "a loop": [2, 6, 8]}, {"a loop": 3.5})
     figure = outcome.figures["fits a minute, over a loop"]
     assert (figure.value, figure.spread, figure.met) == (3.0, (2.0, 3.0), False)
+
+
+def kill_of(**parts) -> kills.Kill:
+    first = kills.Run(code=5, killed="raylet", published="while", said="mmray: cluster: Ray was killed")
+    return replace(kills.Kill("raylet", 1.0, first, kills.Run(code=0), [], []), **parts)
+
+
+@pytest.mark.parametrize(
+    ("parts", "missed"),
+    [
+        ({}, set()),
+        ({"differs": ["parts.parquet"]}, {"same rows"}),
+        ({"second": kills.Run(code=1)}, {"same rows"}),
+        ({"second": kills.Run(code=None)}, {"same rows"}),
+        ({"left": [".partial-1-f"]}, {"no file or process left"}),
+        (
+            {"first": kills.Run(code=1, killed="raylet", said="KeyError: 1")},
+            {"ended well or with an error in one line"},
+        ),
+        ({"first": kills.Run(code=None, killed="raylet")}, {"ended well or with an error in one line"}),
+        ({"second": kills.Run(code=0, orphans=["gcs_server"])}, {"no file or process left"}),
+    ],
+)
+def test_each_consequence_of_a_kill_misses_its_own_bar(parts, missed):
+    outcome = Outcome("kills")
+    kills._told(outcome, [kill_of(**parts)])
+    assert {label.partition(",")[0] for label, figure in outcome.figures.items() if figure.met is False} == missed
+
+
+def test_a_draw_that_met_no_process_is_no_kill():
+    outcome = Outcome("kills")
+    kills._told(outcome, [kill_of(first=kills.Run(code=0))])
+    assert outcome.figures["same rows, raylet killed"].value is None
