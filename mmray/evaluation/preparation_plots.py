@@ -17,9 +17,9 @@ from mmray.config import EEG, Config
 from mmray.errors import RecordingError
 from mmray.evaluation import compare_style, plots
 from mmray.evaluation.explain_plots import scalp_places
-from mmray.features import audio, eeg, speech
+from mmray.features import audio, eeg, speech, stretches
 from mmray.features.extract import CleanEEG, clean_eeg
-from mmray.recordings.signals import read_audio, read_eeg
+from mmray.recordings.signals import open_audio, open_eeg
 from mmray.schema import Recording
 
 Row = dict[str, Any]
@@ -78,11 +78,14 @@ def often_bad(rows: Sequence[Row], settings: Config) -> bytes | None:
 def eeg_of(recording: Recording, settings: Config) -> bytes:
     """Spectra before and after, and the electrodes' amplitude on the scalp with the bad ones marked.
 
+    Of a recording that is prepared in stretches, its beginning.
+
     Raises:
         RecordingError: the file cannot be read, or lacks electrodes.
     """
     chosen = settings.features.eeg
-    raw = read_eeg(recording, chosen.scale_to_volts)
+    with open_eeg(recording, chosen.scale_to_volts) as file:
+        raw = file.read(0, min(file.samples, stretches.EEG_SAMPLES // len(file.channels)))
     names = eeg.node_names(chosen)
     picked_NT = eeg.select(raw.data_CT, raw.channels, names)
     data_NT = np.nan_to_num(picked_NT * 1e6, posinf=0, neginf=0).astype(np.float32)
@@ -128,7 +131,8 @@ def audio_of(recording: Recording, settings: Config) -> bytes:
     Raises:
         RecordingError: the file cannot be read, or is silent.
     """
-    sound = read_audio(recording)
+    with open_audio(recording) as file:
+        sound = file.read(0, min(file.samples, round((_LONGEST_S + 1) * file.sampling_rate_hz)))
     rate = settings.features.audio.sampling_rate_hz
     wave_T = audio.resample(audio.mono(sound.data_CT), sound.sampling_rate_hz, rate)[: round(_LONGEST_S * rate)]
     audio.speech_range(wave_T, rate, None)

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from mmray.config import Cluster, Config, digest, load
 from mmray.errors import WorkspaceError
-from mmray.evaluation import preparation
-from mmray.features import pipeline
+from mmray.evaluation import preparation, preparation_plots
+from mmray.features import pipeline, stretches
+from mmray.recordings import signals
 from mmray.schema import recordings_table
 from mmray.storage import Workspace
 from tests.evaluation.browsing import asked, opened
@@ -166,3 +167,26 @@ def test_the_page_fits_a_browser_and_asks_for_nothing(browser, told, width):
     seen = browser.execute_script("return [...document.querySelectorAll('img')].map(i => i.naturalWidth)")
     assert len(seen) >= 8
     assert min(seen) > 300
+
+
+def test_of_a_long_recording_its_beginning_is_drawn(monkeypatch, tmp_path, real_data):
+    clip = tmp_path / "long.wav"
+    soundfile.write(clip, 0.1 * np.random.default_rng(0).normal(size=8000 * 200), 8000)
+    eeg_file = recording(real_data / "feis" / "data_eeg" / "01" / "articulators.zip", "eeg", "feis")
+    read: list[int] = []
+    for kind in (signals.EEGFile, signals.AudioFile):
+        monkeypatch.setattr(kind, "read", spied(kind.read, read))
+    monkeypatch.setattr(stretches, "EEG_SAMPLES", 14 * 256 * 30)
+    pictures = [preparation_plots.eeg_of(eeg_file, config_of(tmp_path))]
+    pictures.append(preparation_plots.audio_of(recording(clip, "audio", "soundfile"), config_of(tmp_path)))
+    assert all(picture.startswith(b"\x89PNG") for picture in pictures)
+    assert read[0] == 256 * 30
+    assert read[1] < 8000 * 130
+
+
+def spied(method, read):
+    def spy(file, start, stop):
+        read.append(stop - start)
+        return method(file, start, stop)
+
+    return spy
