@@ -27,7 +27,7 @@ def test_a_shipped_config_loads_and_survives_the_round_trip(path: Path, tmp_path
         ("features.eeg.montag=x", "did you mean 'montage'"),
         ("model.name=crosmodal_gcn", "did you mean 'crossmodal_gcn'"),
         ("study.kind=modmaa", "did you mean 'modma'"),
-        ("features.zzzz=1", "known here: eeg, audio"),
+        ("features.zzzz=1", "known here: pairing, eeg, audio"),
     ],
 )
 def test_a_misspelt_key_or_choice_is_answered_with_the_nearest_one(override: str, hint: str) -> None:
