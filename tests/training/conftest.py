@@ -21,6 +21,13 @@ NEIGHBOURS = 3
 TRAITS = 6
 
 
+def features_for(name: str) -> dict[str, Any]:
+    """Features that a system takes: one asks for windows of samples, the others for nothing."""
+    if name != "trf":
+        return {}
+    return {"pairing": "window", "eeg": {"families": ["waveform"]}, "audio": {"trim_db": None}}
+
+
 def generated_tables(
     subjects: int = 24,
     segments: int = 6,

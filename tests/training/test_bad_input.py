@@ -18,7 +18,7 @@ from mmray.schema import metrics_of
 from mmray.storage import Workspace
 from mmray.training import reference
 from mmray.training.checkpoint import MODEL, load_run, save_model
-from tests.training.conftest import generated_tables
+from tests.training.conftest import features_for, generated_tables
 
 PEOPLE = {"subjects": 18, "segments": 2}
 
@@ -27,6 +27,7 @@ def settings_in(root: Path, name: str = "crossmodal_gcn") -> config.Config:
     return config.from_dict(
         {
             "workspace": str(root / "ws"),
+            "features": features_for(name),
             "model": {"name": name, "hidden": 8, "embedding": 8, "population_neighbours": 2},
             "train": {"epochs": 1, "batch_size": 6, "passes": 1},
             "split": {"folds": 3, "validation_fraction": 0.4},

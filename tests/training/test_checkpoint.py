@@ -28,6 +28,7 @@ from mmray.training.checkpoint import (
     save_model,
     write_checkpoint,
 )
+from tests.training.conftest import features_for
 
 SHAPES = {"eeg": (6, 3), "audio": (5, 4)}
 SETTINGS = config.from_dict({"model": {"hidden": 8, "embedding": 6}})
@@ -95,7 +96,7 @@ def test_the_weights_say_which_features_they_were_fitted_on(workspace, run):
 
 @pytest.mark.parametrize("name", get_args(config.System))
 def test_a_run_of_every_system_embeds_and_classifies_as_before(workspace, run, name):
-    settings = config.from_dict({"model": {"name": name, "hidden": 8, "embedding": 6}})
+    settings = config.from_dict({"features": features_for(name), "model": {"name": name, "hidden": 8, "embedding": 6}})
     torch.manual_seed(0)
     model = build(settings.model, SHAPES, classes=3).eval()
     model.fit_scalers(
@@ -117,7 +118,7 @@ def test_a_run_of_every_system_embeds_and_classifies_as_before(workspace, run, n
 
 @pytest.mark.parametrize("name", [name for name in get_args(config.System) if name != "gcn"])
 def test_weights_of_another_system_are_refused(workspace, run, name):
-    settings = config.from_dict({"model": {"name": name, "hidden": 8, "embedding": 6}})
+    settings = config.from_dict({"features": features_for(name), "model": {"name": name, "hidden": 8, "embedding": 6}})
     other = build(config.Model(name="gcn", hidden=8, embedding=6), SHAPES, 3).state_dict()
     workspace.write_text(config.to_yaml(settings), "runs", "r", "config.yaml")
     save_model(workspace, other, None, "r", settings)

@@ -13,6 +13,7 @@ from mmray import config
 from mmray.storage import Workspace
 from mmray.training import reference, trainer
 from mmray.training.checkpoint import MODEL
+from tests.training.conftest import features_for
 
 PEOPLE = {"subjects": 18, "segments": 2, "lone": 2}
 SYSTEMS = pytest.mark.parametrize("name", get_args(config.System))
@@ -23,6 +24,7 @@ def fitted(prepared: Any, folder: Any, name: str, split: bytes | None = None, **
     settings = config.from_dict(
         {
             "workspace": str(folder),
+            "features": features_for(name),
             "model": {"name": name, "hidden": 8, "embedding": 8, "population_neighbours": 2},
             "train": {"epochs": 2, "batch_size": 6, "passes": 1},
             "split": {"folds": 3, "validation_fraction": 0.4},

@@ -26,6 +26,7 @@ from mmray.storage import Workspace
 from mmray.training import trainer
 from mmray.training.checkpoint import load_run, read_checkpoint, write_checkpoint
 from tests.embedding import embedded
+from tests.training.conftest import features_for
 
 EPOCHS = 25
 MARK = 12345.0
@@ -54,7 +55,10 @@ def run(tmp_path_factory, prepared):
 @pytest.mark.parametrize("name", get_args(config.System))
 def test_every_system_trains_to_a_run_that_embeds_as_it_did(tmp_path, prepared, name):
     settings = settings_in(tmp_path, epochs=1)
-    settings = settings.model_copy(update={"model": config.Model(name=name, hidden=8, embedding=8)})
+    settings = config.from_dict(
+        settings.model_dump(exclude={"model", "features"})
+        | {"model": {"name": name, "hidden": 8, "embedding": 8}, "features": features_for(name)}
+    )
     workspace = prepared(settings.workspace, settings, subjects=15, segments=2, lone=1)
     run_id = trainer.train(settings).run_id
     assert run_id.startswith(f"{name}-")
