@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from mmray import progress
+from mmray import keeper, progress
 from mmray.config import Cluster
 from mmray.errors import ResourceError
 
@@ -36,38 +36,6 @@ _ENVIRONMENT = {
     # else ray.init waits for as many workers as cores, and for ever where one dies while it starts (ray issue 40131)
     "RAY_prestart_worker_first_driver": "0",
 }
-# Outlives a driver that is killed, or that Ray's own code ends because its raylet was: no handler runs then. It says
-# so, and removes the session's folder, with those of Ray's processes that do not notice, or wait a minute for others.
-_KEEPER = """
-import os, shutil, sys, time
-folder, word = sys.argv[1:]
-ended = sys.stdin.buffer.read()
-if not ended:
-    print(word, file=sys.stderr, flush=True)
-
-def end_processes():
-    import psutil
-    found = 0
-    for process in psutil.process_iter(["cmdline"]):
-        if process.pid == os.getpid():
-            continue  # names the folder as well
-        command = " ".join(process.info["cmdline"] or [])
-        try:
-            named = folder in command and "/ray/" in command
-            if named or (command.startswith("ray::") and any(folder in file.path for file in process.open_files())):
-                process.kill()
-                found += 1
-        except psutil.Error:
-            continue
-    return found
-
-wanted, quiet, deadline = (1 if ended == b"well" else 20), 0, time.monotonic() + 60
-while quiet < wanted and time.monotonic() < deadline:
-    found = 0 if ended == b"well" else end_processes()
-    shutil.rmtree(folder, ignore_errors=True)
-    quiet = 0 if found or os.path.exists(folder) else quiet + 1
-    time.sleep(0 if quiet == wanted else 0.1)
-"""
 _KILLED = (
     "was killed, mostly for want of memory; what is finished is kept: run the same command again, with a lower "
     "cluster.num_cpus where it happens again"
@@ -108,8 +76,8 @@ def session(config: Cluster) -> Iterator[None]:
     # Ray's own ports face every interface: a token known to this process tree alone guards them, and no file holds it.
     # RAY_AUTH_MODE stays unset: ray.init then turns token authentication on itself, also where ray was imported before.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    keeper = _keeper(folder)
-    ending = b"told"
+    kept = _keeper(folder)
+    ending = keeper.TOLD
     try:
         try:
             ray.init(
@@ -124,18 +92,18 @@ def session(config: Cluster) -> Iterator[None]:
         except Exception as error:  # the bare class, where a process of Ray's died while it started
             raise ResourceError(f"cluster: the embedded Ray did not start: {error}; see `mmray doctor`") from error
         yield
-        ending = b"well"
+        ending = keeper.WELL
     except (ray.exceptions.LocalRayletDiedError, ray.exceptions.NodeDiedError) as error:
         raise ResourceError(f"cluster: the embedded Ray {_KILLED}") from error
     finally:
         ray.shutdown()
-        keeper.communicate(ending)
+        kept.communicate(ending)
 
 
 def _keeper(folder: str) -> subprocess.Popen[bytes]:
-    """A process that waits for this one's last word, or its end without one."""
+    """A process that waits for this one's last word, or its end without one; see `keeper`."""
     word = f"mmray: cluster: the embedded Ray or the process that started it {_KILLED}"
-    command = [sys.executable, "-I", "-c", _KEEPER, folder, word]
+    command = [sys.executable, "-I", keeper.__file__, folder, word]  # by its file: mmray need not be imported
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
 
 

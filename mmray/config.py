@@ -115,6 +115,12 @@ class Listening(Section):
     )
     nuisance: float = Field(1.0, ge=0, description="scale of what differs without meaning anything")
 
+    @model_validator(mode="after")
+    def _levels_are_ordered(self) -> Self:
+        if self.response_db[0] > self.response_db[1]:
+            raise ValueError("response_db: name the lower level first")
+        return self
+
 
 class EEG(Section):
     """Microvolts to node features, one node an electrode."""

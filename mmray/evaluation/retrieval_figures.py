@@ -69,8 +69,9 @@ def figures(paired: Paired, settings: config.Evaluate, seed: int, ceilings: Ceil
                 _rank_figure(direction, level, metric, of, ceiling if level == "subject" else {}, settings, seed)
                 for metric, of in earned.items()
             ]
-        score_UU = np.zeros((0, 0)) if several else paired.vector_UD[query] @ gallery_UD.T
-        metrics += _label_retrieval(direction, score_UU, paired, settings, seed, ceiling)
+        if not several:
+            score_UU = paired.vector_UD[query] @ gallery_UD.T
+            metrics += _label_retrieval(direction, score_UU, paired, settings, seed, ceiling)
     return metrics
 
 
@@ -167,9 +168,12 @@ def _label_retrieval(
     seed: int,
     ceiling: Mapping[str, float],
 ) -> list[Metric]:
-    """MAP of equal labels among *other* subjects: the query's own partner would be a hit for its identity alone."""
+    """MAP of equal labels among *other* subjects: the query's own partner would be a hit for its identity alone.
+
+    Of one pair a subject.
+    """
     rows = np.flatnonzero(paired.label_U >= 0)
-    if len(rows) < 3 or len(paired.subject_U) > len(paired.subject_ids):
+    if len(rows) < 3:
         return []
     label_L, score_LL = paired.label_U[rows], score_UU[np.ix_(rows, rows)]
     np.fill_diagonal(score_LL, -np.inf)

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from mmray import config
-from mmray.errors import RecordingError, WorkspaceError
+from mmray.errors import ConfigError, RecordingError, WorkspaceError
 from mmray.recordings import catalogue, listening, synthetic_eeg
 
 SIZE = config.Listening(subjects=4, trials=2, trial_seconds=12, response_db=(0.0, 0.0))
@@ -113,3 +113,8 @@ def test_an_impulse_is_answered_within_a_quarter_of_a_second():
         assert 0.07 < answer_T.argmin() / synthetic_eeg.SAMPLING_RATE_HZ < 0.13  # N1
         assert answer_T.min() < -0.3 < 0.3 < answer_T.max()
         assert abs(answer_T[0]) < 0.05
+
+
+def test_levels_the_wrong_way_round_are_refused():
+    with pytest.raises(ConfigError, match="lower level first"):
+        config.from_dict({"listening": {"response_db": [0, -15]}})
