@@ -467,6 +467,9 @@ class Serve(Section):
     max_ongoing_requests: int = Field(16, ge=1, json_schema_extra=HARDWARE, description="in flight a replica")
     max_queued_requests: int = Field(64, ge=1, json_schema_extra=HARDWARE, description="waiting; more are answered 503")
     request_timeout_s: Positive = Field(30.0, json_schema_extra=HARDWARE, description="a longer request is cut")
+    refresh_s: Positive = Field(
+        2.0, json_schema_extra=HARDWARE, description="between looks at the index that is published"
+    )
     max_upload_mb: Positive = Field(200.0, json_schema_extra=HARDWARE, description="a larger upload is answered 413")
     top_k_limit: int = Field(1000, ge=1, json_schema_extra=HARDWARE, description="matches an answer may hold")
 

@@ -21,7 +21,7 @@ from mmray import cluster
 from mmray.config import Config
 from mmray.errors import ConfigError, ResourceError
 from mmray.index import store
-from mmray.serving.guard import is_loopback, key_digest
+from mmray.serving.guard import Guard, is_loopback, key_digest
 from mmray.storage import Workspace
 
 _NAME = "mmray"
@@ -121,7 +121,6 @@ def _deploy(config: Config, key: str | None) -> Endpoint:
     from ray.serve.exceptions import RayServeException
 
     key = key or secrets.token_urlsafe(32)
-    version = store.current(Workspace(config.workspace))
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     settings = config.serve
     _refuse_far_replicas(settings.host)
@@ -134,9 +133,7 @@ def _deploy(config: Config, key: str | None) -> Endpoint:
         )
     )
     try:
-        ray_serve.run(
-            _application(config, key_digest(key), version), name=_NAME, route_prefix="/", logging_config=_LOGGING
-        )
+        ray_serve.run(_application(config, key_digest(key)), name=_NAME, route_prefix="/", logging_config=_LOGGING)
     except (RuntimeError, RayServeException) as error:
         raise ResourceError(
             "serve: no replica started; see the Serve log of this Ray session, and `mmray doctor` for memory and "
@@ -151,7 +148,7 @@ def _deploy(config: Config, key: str | None) -> Endpoint:
 _LOGGING = {"log_level": "WARNING", "enable_access_log": True}
 
 
-def _application(config: Config, key: bytes, version: str) -> Any:
+def _application(config: Config, key: bytes) -> Any:
     from ray import serve as ray_serve
     from ray.serve.config import BackpressureConfig
 
@@ -162,11 +159,19 @@ def _application(config: Config, key: bytes, version: str) -> Any:
             cluster.limit_threads(config.cluster.task_cpus)
 
         def __serve_build_asgi_app__(self) -> Any:
-            from mmray.serving.http import build_app
-            from mmray.serving.retriever import Retriever
+            from mmray.serving.http import routes
+            from mmray.serving.live import Live
 
-            retriever = Retriever.open(Workspace(config.workspace), version, config.serve.top_k_limit)
-            return build_app(retriever, config.serve, key, _is_loopback_host(config.serve.host))
+            settings = config.serve
+            live = Live(Workspace(config.workspace), settings.top_k_limit)
+            live.watch(settings.refresh_s)
+            return Guard(
+                routes(live, settings),
+                key=key,
+                loopback_only=_is_loopback_host(settings.host),
+                max_body_bytes=int(settings.max_upload_mb * 1e6),
+                timeout_s=settings.request_timeout_s,
+            )
 
     deployment = ray_serve.deployment(
         name="Retriever",

@@ -1,4 +1,4 @@
-"""The routes, as FastAPI behind the guard. No Ray here: a replica and a test mount the same app."""
+"""The routes, as FastAPI. No Ray here: a replica and a test mount the same app behind the guard."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp
 
 import mmray
 from mmray.config import Serve
@@ -33,7 +32,8 @@ from mmray.serving.api_types import (
     SearchByVector,
     Status,
 )
-from mmray.serving.guard import FAULT, Guard, problem
+from mmray.serving.guard import FAULT, problem
+from mmray.serving.live import Live
 from mmray.serving.retriever import Retriever
 from mmray.serving.sniff import refuse_references
 
@@ -46,13 +46,8 @@ _STATUS: tuple[tuple[type[MmrayError], int], ...] = (
 )
 
 
-def build_app(retriever: Retriever, serve: Serve, key: bytes, loopback_only: bool) -> ASGIApp:
-    """The endpoint's ASGI app.
-
-    Args:
-        key: digest of the key, see guard.key_digest.
-        loopback_only: refuse peers that are not this machine.
-    """
+def routes(live: Live, serve: Serve) -> FastAPI:
+    """Every route, unguarded: mount it behind a Guard."""
     app = FastAPI(
         title="mmray",
         version=mmray.__version__,
@@ -69,7 +64,9 @@ def build_app(retriever: Retriever, serve: Serve, key: bytes, loopback_only: boo
     async def encode(upload: UploadFile, ask: Ask) -> Answer:
         with TemporaryDirectory(prefix="mmray-upload-") as folder:
             path = Path(folder) / "upload"
-            work = asyncio.get_running_loop().run_in_executor(encoder, _search_upload, retriever, upload, path, ask)
+            work = asyncio.get_running_loop().run_in_executor(
+                encoder, _search_upload, live.retriever, upload, path, ask
+            )
             return await work
 
     @app.post(
@@ -83,7 +80,7 @@ def build_app(retriever: Retriever, serve: Serve, key: bytes, loopback_only: boo
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "application/json":
             by_id = _parsed(SearchById, await _json(request))
-            return await _by_id(retriever, by_id)
+            return await _by_id(live.retriever, by_id)
         if kind not in _FORMS:
             raise HTTPException(415, f"send {_FORMS[0]} with a file, or application/json with a recording_id")
         async with request.form(max_files=1, max_fields=16, max_part_size=4096) as form:
@@ -91,7 +88,7 @@ def build_app(retriever: Retriever, serve: Serve, key: bytes, loopback_only: boo
             upload = form.get("file")
             if isinstance(upload, UploadFile):
                 return await encode(upload, _parsed(Ask, fields))
-            return await _by_id(retriever, _parsed(SearchById, fields))
+            return await _by_id(live.retriever, _parsed(SearchById, fields))
 
     @app.post(
         "/v1/search/vector",
@@ -102,12 +99,12 @@ def build_app(retriever: Retriever, serve: Serve, key: bytes, loopback_only: boo
     async def search_vector(request: Request) -> Answer:
         """The vector is one of this run's retrieval embeddings, of the length that /v1/status names."""
         ask = _parsed(SearchByVector, await _json(request))
-        return await asyncio.to_thread(retriever.search_vector, ask.vector, ask.target, ask.top_k, _filters(ask))
+        return await asyncio.to_thread(live.retriever.search_vector, ask.vector, ask.target, ask.top_k, _filters(ask))
 
     @app.get("/v1/status", summary="What is served")
     async def status() -> Status:
         """The index, the run and the limits."""
-        manifest = retriever.index.manifest
+        manifest = live.retriever.index.manifest
         return Status(
             index_version=manifest.version,
             run_id=manifest.run_id,
@@ -138,13 +135,7 @@ def build_app(retriever: Retriever, serve: Serve, key: bytes, loopback_only: boo
     page = HTMLResponse(
         _docs(schema), headers={"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
     )
-    return Guard(
-        app,
-        key=key,
-        loopback_only=loopback_only,
-        max_body_bytes=int(serve.max_upload_mb * 1e6),
-        timeout_s=serve.request_timeout_s,
-    )
+    return app
 
 
 def _search_upload(retriever: Retriever, upload: UploadFile, path: Path, ask: Ask) -> Answer:

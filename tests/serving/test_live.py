@@ -1,0 +1,73 @@
+"""Another index is taken over whole, and a broken one is not."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mmray.config import Config, from_dict
+from mmray.index import store
+from mmray.index.build import build_index
+from mmray.serving.live import Live
+from mmray.storage import Workspace
+
+
+@pytest.fixture
+def changing(config: Config, tmp_path: Path) -> Config:
+    """A copy of the workspace, with a second index version published last."""
+    shutil.copytree(config.workspace, tmp_path / "ws")
+    copied = from_dict({**config.model_dump(), "workspace": str(tmp_path / "ws")})
+    build_index(from_dict({**copied.model_dump(), "index": {"kind": "hnsw"}}))
+    return copied
+
+
+def versions(config: Config) -> tuple[str, str]:
+    names = [name for name in Workspace(config.workspace).names("index") if name != "current"]
+    newest = store.current(Workspace(config.workspace))
+    (oldest,) = (name for name in names if name != newest)
+    return oldest, newest
+
+
+def test_the_version_pointed_at_is_taken_over_and_the_old_one_still_answers_whoever_holds_it(changing: Config) -> None:
+    workspace = Workspace(changing.workspace)
+    old, new = versions(changing)
+    store.point_to(workspace, old)
+    live = Live(workspace)
+    held = live.retriever
+    store.point_to(workspace, new)
+    assert live.refresh()
+    workspace.delete_tree("index", old)
+    assert live.retriever.search_recording("s1-eeg-1", "audio", 3).index_version == new
+    answer = held.search_recording("s1-eeg-1", "audio", 3)
+    assert answer.index_version == old
+    assert len(answer.matches) == 3
+    assert not live.refresh()
+
+
+@pytest.mark.parametrize("pointer", ["nowhere", "../etc", ""])
+def test_a_pointer_at_nothing_changes_nothing_and_is_told(changing: Config, pointer: str) -> None:
+    workspace = Workspace(changing.workspace)
+    live = Live(workspace)
+    served = live.retriever
+    workspace.write_text(pointer, "index", "current")
+    assert not live.refresh()
+    assert live.retriever is served
+    assert live.refused
+    store.point_to(workspace, served.index.manifest.version)
+    assert not live.refresh()
+    assert live.refused is None
+
+
+def test_a_damaged_version_is_not_taken_over(changing: Config) -> None:
+    workspace = Workspace(changing.workspace)
+    old, new = versions(changing)
+    store.point_to(workspace, old)
+    live = Live(workspace)
+    damaged = workspace.read_bytes("index", new, "vectors-eeg.faiss")
+    workspace.write_bytes(damaged[:-4] + b"abcd", "index", new, "vectors-eeg.faiss")
+    store.point_to(workspace, new)
+    assert not live.refresh()
+    assert live.retriever.index.manifest.version == old
+    assert "vectors-eeg.faiss is damaged" in str(live.refused)
