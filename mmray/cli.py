@@ -36,6 +36,7 @@ WorkspaceRoot = Annotated[
 Tracker = Annotated[
     Literal["tensorboard", "mlflow"] | None, typer.Option("--track", help="Tell this of every epoch, too.")
 ]
+Stage = Literal["prepare", "train", "sweep", "compare", "power", "index", "serve"]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 
 
@@ -267,6 +268,31 @@ def serve(
     from mmray.serving import app as endpoint
 
     endpoint.serve(config, key)
+
+
+@app.command()
+def submit(
+    stage: Annotated[Stage, typer.Argument(help="The verb to run there; prepare finds the recordings first.")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(help="More of the verb's own, after --.", show_default=False)
+    ] = None,
+    address: Annotated[
+        str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard.")
+    ] = "http://127.0.0.1:8265",
+    follow: Annotated[bool, typer.Option(help="Print the job's log, on stderr, and end with its exit code.")] = True,
+    stop: Annotated[bool, typer.Option("--stop-on-interrupt", help="Ctrl-C stops the job, too.")] = False,
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    workspace: WorkspaceRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a stage as a job on a cluster, under the settings resolved here."""
+    config = _resolve(config_file, overrides, workspace)
+    from mmray import submission
+
+    ended = submission.submit(config, stage, address, arguments, follow=follow, stop_on_interrupt=stop)
+    _show(ended, as_json)
+    raise typer.Exit(ended.exit_code)
 
 
 @app.command()
