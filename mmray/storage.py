@@ -63,6 +63,12 @@ class Workspace:
         """Full path inside `filesystem`."""
         return "/".join([self._place[1].rstrip("/"), *parts])
 
+    def address(self, *parts: str) -> str:
+        """Where a person finds it: a local path, or a URI without the options behind its question mark."""
+        if self.is_local:
+            return self.path(*parts)
+        return "/".join([self.root.partition("?")[0].rstrip("/"), *parts])
+
     def exists(self, *parts: str) -> bool:
         """Whether a file or folder is there."""
         return bool(self._info(self.path(*parts)).type != pafs.FileType.NotFound)
