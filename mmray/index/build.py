@@ -133,6 +133,12 @@ def publish_rows(config: Config, run: LoadedRun, metadata: pa.Table) -> IndexSum
     )
 
 
+def is_of_its_run(workspace: Workspace, manifest: Manifest) -> bool:
+    """Whether the run that made a version still embeds as it did."""
+    run_id = manifest.run_id
+    return workspace.exists("runs", run_id, "run.json") and fingerprint(workspace, run_id) == manifest.model
+
+
 def _published(workspace: Workspace, version: str) -> Manifest | None:
     try:
         return store.open_index(workspace, version).manifest

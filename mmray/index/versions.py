@@ -9,9 +9,8 @@ from rich.table import Table
 
 from mmray.config import Config
 from mmray.errors import WorkspaceError
-from mmray.index import store
+from mmray.index import build, store
 from mmray.storage import Workspace
-from mmray.training.checkpoint import fingerprint
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def rollback(config: Config) -> Pointed:
 def _require_usable(workspace: Workspace, version: str) -> str:
     """The run of a version that readers can take."""
     manifest = store.open_index(workspace, version).manifest
-    if fingerprint(workspace, manifest.run_id) != manifest.model:
+    if not build.is_of_its_run(workspace, manifest):
         raise WorkspaceError(
             f"index/{version} was made with other weights than runs/{manifest.run_id} holds now; "
             f"run `mmray index --run {manifest.run_id}`"
