@@ -458,9 +458,13 @@ class Index(Section):
     )
     exact_below: int = Field(20_000, ge=1, description="vectors of a modality; auto is flat below, hnsw from here on")
     hnsw_links: int = Field(32, ge=4, description="M of an HNSW")
-    hnsw_ef: int = Field(64, ge=8, description="candidates an HNSW search keeps")
+    hnsw_ef: int | None = Field(
+        None,
+        ge=8,
+        description="candidates an HNSW search keeps; null: as few of 64 to 1024 as find 0.99 of the ten best",
+    )
     ivf_lists: int | None = Field(None, ge=1, description="cells of an ivfpq; null: 4 sqrt(vectors)")
-    ivf_probe: int = Field(64, ge=1, description="cells an ivfpq search looks into")
+    ivf_probe: int | None = Field(None, ge=1, description="cells an ivfpq search looks into; null: likewise")
     pq_bytes: int | None = Field(None, ge=1, description="of an ivfpq's code; must divide the width; null: width / 4")
     rerank: int = Field(
         10, ge=1, description="candidates of sq or ivfpq, for each match asked for, compared by their exact vectors"
@@ -470,10 +474,10 @@ class Index(Section):
         1, ge=1, description="of an HNSW build; with more than one, building again gives other bytes"
     )
     backend: Literal["faiss", "milvus"] = Field("faiss", description="files in the workspace, or a Milvus beyond them")
-    milvus_uri: str | None = Field(
+    milvus_uri: Place | None = Field(
         None,
         json_schema_extra=HARDWARE,
-        description="of a server, or a local file of milvus-lite; a token comes from MMRAY_MILVUS_TOKEN alone",
+        description="of a server, or a .db file of milvus-lite; a token comes from MMRAY_MILVUS_TOKEN alone",
     )
 
     @model_validator(mode="after")

@@ -74,6 +74,7 @@ class Manifest:
         model: sha256 of the run's weights.
         kind: what was built, never auto.
         settings: config.index as it was asked for.
+        breadth: how widely to search, where the settings left that to be measured; laid over them.
         recall: measured recall@10 by modality; 1 where the search is exact.
         created: when, UTC.
     """
@@ -86,6 +87,7 @@ class Manifest:
     settings: dict[str, Any]
     width: int
     counts: dict[str, int]
+    breadth: dict[str, int]
     recall: dict[str, float]
     files: dict[str, str]
     created: str

@@ -22,7 +22,7 @@ import mmray
 from mmray import cluster, progress
 from mmray import config as configuration
 from mmray.config import Config
-from mmray.errors import ConfigError, WorkspaceError
+from mmray.errors import ConfigError, ResourceError, WorkspaceError
 from mmray.features import table as features
 from mmray.index import faiss_index, store
 from mmray.index import segments as segment_file
@@ -110,6 +110,7 @@ def publish_rows(config: Config, run: LoadedRun, metadata: pa.Table) -> IndexSum
         settings=config.index.model_dump(mode="json"),
         width=width,
         counts=counts,
+        breadth={},
         recall={},
         files={},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -142,7 +143,7 @@ def is_of_its_run(workspace: Workspace, manifest: Manifest) -> bool:
 def _published(workspace: Workspace, version: str) -> Manifest | None:
     try:
         return store.open_index(workspace, version).manifest
-    except WorkspaceError:
+    except (WorkspaceError, ResourceError):
         return None  # not there, or damaged: building it again repairs it
 
 
@@ -219,7 +220,7 @@ def _reusable(workspace: Workspace, manifest: Manifest) -> store.OpenIndex | Non
     """The current version, where the same model, features and software made it."""
     try:
         before = store.open_index(workspace)
-    except WorkspaceError:
+    except (WorkspaceError, ResourceError):
         return None
     names = ("run_id", "model", "features", "width", "created_by")
     return before if all(getattr(before.manifest, n) == getattr(manifest, n) for n in names) else None

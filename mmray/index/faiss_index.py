@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from mmray.config import Index
 from mmray.errors import ConfigError, WorkspaceError
+from mmray.index.order import by_score_then_row
 
 faiss: Any = _faiss  # its own type stubs lack half of its names
 
@@ -28,6 +29,9 @@ _CENTROIDS = 256  # of each byte of a product-quantised code
 _POINTS = 39  # a centroid is the mean of at least; faiss's own advice
 _MOST_POINTS = 64  # and at most: more take time and change little
 _CANDIDATES = 100  # re-ranked at least
+_CONSTRUCTION = 100  # candidates kept while an HNSW is built
+_BREADTH = {"hnsw": "hnsw_ef", "ivfpq": "ivf_probe"}
+_WIDER = (64, 128, 256, 512, 1024)
 
 
 class FaissIndex:
@@ -68,7 +72,7 @@ class FaissIndex:
             k = min(k, self.size)
             score_QK, row_QK = self._index.search(query_QE, k, params=self._parameters(k))
             if row_QK.min(initial=0) >= 0:
-                return _by_score_then_row(score_QK, row_QK, k)
+                return by_score_then_row(score_QK, row_QK, k)
             # the cells looked into, or the part of the graph that was reached, hold fewer than k: look at all
         rows = self.size if allowed_N is None else int(allowed_N.sum())
         k = min(k, rows)
@@ -84,16 +88,16 @@ class FaissIndex:
         while True:
             score_QK, row_QK = self._flat.search(query_QE, wanted, params=parameters)
             if wanted == rows or bool((score_QK[:, k - 1] > score_QK[:, -1]).all()):
-                return _by_score_then_row(score_QK, row_QK, k)
+                return by_score_then_row(score_QK, row_QK, k)
             wanted = min(2 * wanted, rows)
 
     def _parameters(self, k: int) -> Any:
         if not self._refined:
-            return faiss.SearchParametersHNSW(efSearch=max(self._settings.hnsw_ef, k))
+            return faiss.SearchParametersHNSW(efSearch=max(self._settings.hnsw_ef or _WIDER[0], k))
         candidates = min(self.size, max(self._settings.rerank * k, _CANDIDATES))
         inside = {}
         if hasattr(faiss.downcast_index(self._index.base_index), "nprobe"):
-            inside = {"base_index_params": faiss.SearchParametersIVF(nprobe=self._settings.ivf_probe)}
+            inside = {"base_index_params": faiss.SearchParametersIVF(nprobe=self._settings.ivf_probe or _WIDER[0])}
         return faiss.IndexRefineSearchParameters(k_factor=candidates / k, **inside)
 
 
@@ -122,6 +126,14 @@ def resolved(settings: Index, counts: dict[str, int], width: int) -> str:
     return settings.kind
 
 
+def breadths(settings: Index, kind: str) -> list[dict[str, int]]:
+    """How widely a kind may be searched, narrow first; one empty choice where the settings say it or nothing varies."""
+    name = _BREADTH.get(kind)
+    if name is None or getattr(settings, name) is not None:
+        return [{}]
+    return [{name: wide} for wide in _WIDER]
+
+
 def write(vector_NE: NDArray[np.float32], settings: Index, kind: str, path: Path) -> None:
     """Index unit vectors and write the file. Same vectors and settings, same bytes, with one build thread.
 
@@ -147,7 +159,7 @@ def _made(vector_NE: NDArray[np.float32], settings: Index, kind: str) -> Any:
             return faiss.IndexFlatIP(width)
         case "hnsw":
             graph = faiss.IndexHNSWFlat(width, settings.hnsw_links, faiss.METRIC_INNER_PRODUCT)
-            graph.hnsw.efConstruction = max(200, settings.hnsw_ef)
+            graph.hnsw.efConstruction = max(_CONSTRUCTION, settings.hnsw_ef or 0)
             return graph
         case "sq":
             return faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
@@ -184,10 +196,3 @@ def read(path: Path, settings: Index) -> FaissIndex:
     except RuntimeError as error:
         raise WorkspaceError(f"index: faiss cannot read {path.name}; run `mmray index` again") from error
     return FaissIndex(index, settings)
-
-
-def _by_score_then_row(
-    score_QK: NDArray[np.float32], row_QK: NDArray[np.int64], k: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    order_QK = np.lexsort((row_QK, -score_QK), axis=-1)[:, :k]
-    return np.take_along_axis(score_QK, order_QK, axis=1), np.take_along_axis(row_QK, order_QK, axis=1)

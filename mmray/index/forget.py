@@ -138,7 +138,7 @@ def forget(config: Config, subject: str) -> ForgetSummary:
     for run in person.removed:
         workspace.delete_tree("runs", run)
     published = _replace_current(config, workspace, person)
-    removed_versions = _delete_versions(workspace, person)
+    removed_versions = _delete_versions(config, workspace, person)
     for run in workspace.names("runs"):
         _forget_in_run(workspace, run, person)
     for sweep in workspace.names("sweeps"):
@@ -272,7 +272,7 @@ def _replace_current(config: Config, workspace: Workspace, person: _Person) -> b
     return True
 
 
-def _delete_versions(workspace: Workspace, person: _Person) -> list[str]:
+def _delete_versions(config: Config, workspace: Workspace, person: _Person) -> list[str]:
     """Every version that holds the person, is of a run whose reference set did, or was never finished."""
     removed = []
     for version in workspace.names("index"):
@@ -288,7 +288,7 @@ def _delete_versions(workspace: Workspace, person: _Person) -> list[str]:
             manifest.run_id in person.asked and not build.is_of_its_run(workspace, manifest)
         )
         if manifest is None or stale or _rows_of(workspace, place, person.subject, ()):
-            store.delete(workspace, version)
+            store.delete(workspace, version, config.index)
             removed.append(version)
     past = store.history(workspace)
     kept = [version for version in past if workspace.exists("index", version, "manifest.json")]

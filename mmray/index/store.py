@@ -11,6 +11,8 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,14 +24,16 @@ from numpy.typing import NDArray
 
 from mmray.config import Index, from_dict
 from mmray.errors import ConfigError, WorkspaceError
-from mmray.index import faiss_index, recall, segments
+from mmray.index import faiss_index, milvus_index, recall, segments
 from mmray.index.base import METADATA, Manifest, VectorIndex
 from mmray.index.segments import SegmentVectors
+from mmray.schema import MODALITIES
 from mmray.storage import Workspace
 
 HISTORY = "history.json"
 _REBUILD = "run `mmray index` again"
 _MOST_HISTORY = 100
+_ENOUGH = 0.99  # of the exact ten; wider searches cost time
 _RAISE = {
     "hnsw": "index.hnsw_ef or index.hnsw_links",
     "sq": "index.rerank",
@@ -81,7 +85,7 @@ def publish(
     """Write a version and point `current` at it. Files first, the manifest after them, the pointer last.
 
     Args:
-        manifest: everything but `files` and `recall`, which are filled in here.
+        manifest: everything but `files`, `breadth` and `recall`, which are filled in here.
         vectors: modality -> N x E unit vectors in the metadata's order.
         metadata: schema METADATA.
         segment_files: modality -> file made by segments.create, in the same order.
@@ -99,10 +103,18 @@ def publish(
     with tempfile.TemporaryDirectory(prefix="mmray-index-") as scratch:
         places = {modality: Path(scratch) / f"vectors-{modality}.faiss" for modality in vectors}
         for modality, vector_NE in vectors.items():
-            faiss_index.write(vector_NE, settings, manifest.kind, places[modality])
-        found = {modality: faiss_index.read(place, settings) for modality, place in places.items()}
-        measured = {m: 1.0 if manifest.kind == "flat" else recall.measured(index) for m, index in found.items()}
-        _require_recall(manifest.kind, settings, measured)
+            if settings.backend == "milvus":
+                faiss_index.write(vector_NE, settings, "flat", places[modality])
+                name = milvus_index.collection(manifest.version, modality)
+                milvus_index.write(vector_NE, settings, manifest.kind, name)
+            else:
+                faiss_index.write(vector_NE, settings, manifest.kind, places[modality])
+        breadth, measured = _measured(manifest, settings, places)
+        try:
+            _require_recall(manifest.kind, settings, measured)
+        except ConfigError:
+            _drop_collections(settings, manifest.version, vectors)
+            raise
         for place in places.values():
             files[place.name] = _put(workspace, place, *folder, place.name)
     for modality, path in segment_files.items():
@@ -110,10 +122,30 @@ def publish(
         files[name] = _put(workspace, path, *folder, name)
     workspace.write_table(metadata, *folder, "metadata.parquet")
     files["metadata.parquet"] = hashlib.sha256(workspace.read_bytes(*folder, "metadata.parquet")).hexdigest()
-    whole = replace(manifest, files=files, recall=measured)
+    whole = replace(manifest, files=files, breadth=breadth, recall=measured)
     workspace.write_json(whole.to_dict(), *folder, "manifest.json")
     point_to(workspace, manifest.version)
     return whole
+
+
+def _measured(manifest: Manifest, settings: Index, places: dict[str, Path]) -> tuple[dict[str, int], dict[str, float]]:
+    """The narrowest search that finds enough in every modality, else the widest, and what it finds."""
+    if manifest.kind == "flat":
+        return {}, dict.fromkeys(places, 1.0)
+    for breadth in faiss_index.breadths(settings, manifest.kind):
+        wide = settings.model_copy(update=breadth)
+        found = {m: _open(manifest, wide, m, place) for m, place in places.items()}
+        measured = {m: recall.measured(index) for m, index in found.items()}
+        if min(measured.values()) >= _ENOUGH:
+            break
+    return breadth, measured
+
+
+def _open(manifest: Manifest, settings: Index, modality: str, place: Path) -> VectorIndex:
+    index = faiss_index.read(place, settings)
+    if settings.backend == "faiss":
+        return index
+    return milvus_index.read(settings, manifest.kind, milvus_index.collection(manifest.version, modality), index)
 
 
 def _require_recall(kind: str, settings: Index, measured: dict[str, float]) -> None:
@@ -212,7 +244,7 @@ def open_index(workspace: Workspace, version: str | None = None) -> OpenIndex:
     """
     version = current(workspace) if version is None else version
     manifest = read_manifest(workspace, version)
-    settings = settings_of(manifest)
+    settings = settings_of(manifest).model_copy(update=manifest.breadth)
     folder = Path(workspace.path("index", version)) if workspace.is_local else _cached(workspace, manifest)
     _check(folder, manifest)
     vectors: dict[str, VectorIndex] = {}
@@ -222,7 +254,7 @@ def open_index(workspace: Workspace, version: str | None = None) -> OpenIndex:
     if not metadata.schema.equals(METADATA):
         raise WorkspaceError(f"index/{version}/metadata.parquet is of another mmray; {_REBUILD}")
     for modality, count in manifest.counts.items():
-        index = faiss_index.read(folder / f"vectors-{modality}.faiss", settings)
+        index = _open(manifest, settings, modality, folder / f"vectors-{modality}.faiss")
         table = metadata.filter(pc.equal(metadata["modality"], modality)).combine_chunks()
         if not index.size == table.num_rows == count or index.width != manifest.width:
             raise WorkspaceError(
@@ -238,12 +270,27 @@ def open_index(workspace: Workspace, version: str | None = None) -> OpenIndex:
     return OpenIndex(manifest, vectors, rows, behind)
 
 
-def delete(workspace: Workspace, version: str) -> None:
-    """Remove a version, and this machine's copy of it; the manifest first, so that half of it is never opened."""
-    workspace.delete("index", version, "manifest.json")
+def delete(workspace: Workspace, version: str, asked: Index) -> None:
+    """Remove a version with its collections, and this machine's copy of it.
+
+    Args:
+        asked: where collections of a version may be that was never finished.
+    """
+    settings = asked
+    if workspace.exists("index", version, "manifest.json"):
+        with suppress(WorkspaceError):  # of another mmray
+            settings = settings_of(read_manifest(workspace, version))
+    _drop_collections(settings, version, MODALITIES)
+    workspace.delete("index", version, "manifest.json")  # first, so that half of it is never opened
     workspace.delete_tree("index", version)
     for copy in _cache().glob(f"{version}-*"):
         shutil.rmtree(copy, ignore_errors=True)
+
+
+def _drop_collections(settings: Index, version: str, modalities: Iterable[str]) -> None:
+    if settings.backend == "milvus":
+        for modality in modalities:
+            milvus_index.drop(settings, milvus_index.collection(version, modality))
 
 
 def _check(folder: Path, manifest: Manifest) -> None:

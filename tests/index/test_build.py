@@ -126,6 +126,20 @@ def test_an_index_that_finds_too_little_is_not_published_and_says_what_to_raise(
     assert store.read_manifest(workspace, summary.version).recall == summary.recall
 
 
+def test_a_search_is_only_as_wide_as_it_must_be_to_find_enough_and_readers_take_that(
+    built: tuple[Config, IndexSummary], copy: tuple[Workspace, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, _ = copy
+    found = {64: 0.5, 128: 0.98, 256: 0.99, 512: 1.0}
+    monkeypatch.setattr(recall, "measured", lambda index: found[index._parameters(1).efSearch])
+    summary = build_index(settings_for(built, workspace, kind="hnsw"))
+    assert summary.recall == {"audio": 0.99, "eeg": 0.99}
+    assert store.open_index(workspace).vectors["eeg"]._parameters(1).efSearch == 256
+    told = build_index(settings_for(built, workspace, kind="hnsw", hnsw_ef=128))  # what is asked for is not changed
+    assert told.recall == {"audio": 0.98, "eeg": 0.98}
+    assert store.open_index(workspace).vectors["eeg"]._parameters(1).efSearch == 128
+
+
 def drop(workspace: Workspace, config: Config, recording_ids: set[str]) -> None:
     """Let recordings be gone, as `mmray recordings` and `mmray prepare` do."""
     place = ("features", configuration.digest(config.features), "parts.parquet")

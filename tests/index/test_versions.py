@@ -66,7 +66,7 @@ def test_rollback_passes_over_versions_that_are_gone(config: Config) -> None:
         another(config, kind="hnsw").version,
         another(config, kind="sq").version,
     )
-    store.delete(workspace, second)
+    store.delete(workspace, second, config.index)
     assert versions.rollback(config).version == first
 
 
