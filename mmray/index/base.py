@@ -25,6 +25,9 @@ METADATA = pa.schema(
         pa.field("age", pa.float32()),
         pa.field("role", pa.string(), nullable=False),  # train, validation, test; unseen: not in the run's fold
         pa.field("source_sha256", pa.string(), nullable=False),  # tells an uploaded file's subject; never answered
+        pa.field("study", pa.string(), nullable=False),  # study.kind of the run
+        pa.field("segments", pa.int32(), nullable=False),  # behind the vector
+        pa.field("part", pa.string(), nullable=False),  # features/<digest>/<part>: what it was made from
     ]
 )
 
@@ -69,6 +72,11 @@ class Manifest:
         width: E, the length of a vector.
         features: digest of the prepared features the vectors came from.
         model: sha256 of the run's weights.
+        kind: what was built, never auto.
+        settings: config.index as it was asked for.
+        breadth: how widely to search, where the settings left that to be measured; laid over them.
+        recall: measured recall@10 by modality; 1 where the search is exact.
+        created: when, UTC.
     """
 
     version: str
@@ -76,10 +84,13 @@ class Manifest:
     model: str
     features: str
     kind: str
-    hnsw_ef: int
+    settings: dict[str, Any]
     width: int
     counts: dict[str, int]
+    breadth: dict[str, int]
+    recall: dict[str, float]
     files: dict[str, str]
+    created: str
     created_by: str
 
     def to_dict(self) -> dict[str, Any]:

@@ -2,19 +2,23 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from mmray import config as configuration
 from mmray.config import Config, from_dict
-from mmray.errors import WorkspaceError
+from mmray.errors import ConfigError, WorkspaceError
 from mmray.features import table
-from mmray.index import store
+from mmray.index import build, recall, store
 from mmray.index.build import IndexSummary, build_index
 from mmray.storage import Workspace
-from mmray.training.checkpoint import load_run, newest_run
+from mmray.training.checkpoint import LoadedRun, load_run, newest_run
 from tests.embedding import embedded
 from tests.small_run import RUN, SUBJECTS, built_once, make_run
 
@@ -47,6 +51,29 @@ def test_each_vector_is_the_normalised_mean_of_its_recordings_segments(built: tu
     assert summary.counts == {"audio": 12, "eeg": 6}
 
 
+def test_each_recording_has_its_segments_and_the_best_of_them_is_where_a_match_starts(
+    built: tuple[Config, IndexSummary],
+) -> None:
+    workspace = Workspace(built[0].workspace)
+    run = load_run(workspace, RUN)
+    opened = store.open_index(workspace)
+    query_E = np.random.default_rng(0).normal(size=16).astype(np.float32)
+    for modality in ("eeg", "audio"):
+        segments = table.load(workspace, run.features_digest, modality)
+        z_SE = embedded(run.model, segments)
+        rows = opened.rows[modality].to_pylist()
+        starts = []
+        for row, told in enumerate(rows):
+            own_S = segments.recording_id_S == told["recording_id"]
+            np.testing.assert_array_equal(opened.segments[modality].start_s(row), segments.start_s_S[own_S])
+            np.testing.assert_allclose(opened.segments[modality].vectors(row), z_SE[own_S], atol=1e-3)
+            starts.append(segments.start_s_S[own_S][np.argmax(z_SE[own_S] @ query_E)])
+            assert (told["segments"], told["study"]) == (own_S.sum(), run.config.study.kind)
+        asked_K = np.array([3, 0, 5, 3])
+        np.testing.assert_array_equal(opened.segments[modality].best(asked_K, query_E), np.array(starts)[asked_K])
+        assert len(set(starts)) > 1
+
+
 def test_the_metadata_tells_each_subjects_part_in_the_run_and_no_path(built: tuple[Config, IndexSummary]) -> None:
     opened = store.open_index(Workspace(built[0].workspace))
     rows = opened.rows["eeg"]
@@ -54,7 +81,7 @@ def test_the_metadata_tells_each_subjects_part_in_the_run_and_no_path(built: tup
         zip(SUBJECTS, ["train"] * 3 + ["validation", "test", "unseen"], strict=True)
     )
     assert "path" not in rows.schema.names
-    assert "study" not in json.dumps(rows.to_pylist())
+    assert "/study" not in json.dumps(rows.to_pylist())  # the folder
 
 
 def test_building_twice_publishes_once(built: tuple[Config, IndexSummary]) -> None:
@@ -79,6 +106,108 @@ def test_other_index_settings_make_another_version_beside_the_first(
     assert store.open_index(workspace).manifest.kind == "hnsw"
 
 
+def settings_for(built: tuple[Config, IndexSummary], workspace: Workspace, **index: object) -> Config:
+    return from_dict({**built[0].model_dump(), "workspace": workspace.root, "index": index})
+
+
+def test_an_index_that_finds_too_little_is_not_published_and_says_what_to_raise(
+    built: tuple[Config, IndexSummary], copy: tuple[Workspace, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, version = copy
+    before = sorted(Path(workspace.root).rglob("*"))
+    monkeypatch.setattr(recall, "measured", lambda index: 0.94)
+    with pytest.raises(ConfigError, match=r"hnsw finds 0\.940 .*nothing was published; raise index\.hnsw_ef"):
+        build_index(settings_for(built, workspace, kind="hnsw"))
+    assert store.current(workspace) == version
+    assert sorted(Path(workspace.root).rglob("*")) == before
+    monkeypatch.setattr(recall, "measured", lambda index: 0.95)
+    summary = build_index(settings_for(built, workspace, kind="hnsw"))
+    assert summary.recall == {"audio": 0.95, "eeg": 0.95}
+    assert store.read_manifest(workspace, summary.version).recall == summary.recall
+
+
+def test_a_search_is_only_as_wide_as_it_must_be_to_find_enough_and_readers_take_that(
+    built: tuple[Config, IndexSummary], copy: tuple[Workspace, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, _ = copy
+    found = {64: 0.5, 128: 0.98, 256: 0.99, 512: 1.0}
+    monkeypatch.setattr(recall, "measured", lambda index: found[index._parameters(1).efSearch])
+    summary = build_index(settings_for(built, workspace, kind="hnsw"))
+    assert summary.recall == {"audio": 0.99, "eeg": 0.99}
+    assert store.open_index(workspace).vectors["eeg"]._parameters(1).efSearch == 256
+    told = build_index(settings_for(built, workspace, kind="hnsw", hnsw_ef=128))  # what is asked for is not changed
+    assert told.recall == {"audio": 0.98, "eeg": 0.98}
+    assert store.open_index(workspace).vectors["eeg"]._parameters(1).efSearch == 128
+
+
+def drop(workspace: Workspace, config: Config, recording_ids: set[str]) -> None:
+    """Let recordings be gone, as `mmray recordings` and `mmray prepare` do."""
+    place = ("features", configuration.digest(config.features), "parts.parquet")
+    for parts in (place, ("recordings.parquet",)):
+        kept = workspace.read_table(*parts).to_pylist()
+        schema = workspace.read_table(*parts).schema
+        rows = [row for row in kept if row["recording_id"] not in recording_ids]
+        workspace.write_table(pa.Table.from_pylist(rows, schema=schema), *parts)
+
+
+def change(workspace: Workspace, config: Config, recording_id: str) -> None:
+    """Let a recording be prepared anew with another outcome, under another part's name."""
+    folder = ("features", configuration.digest(config.features))
+    rows = workspace.read_table(*folder, "parts.parquet").to_pylist()
+    (row,) = (row for row in rows if row["recording_id"] == recording_id)
+    fewer = workspace.read_table(*folder, row["path"]).slice(0, row["segments"] - 1)
+    row["path"], row["segments"] = f"{row['modality']}/{recording_id}-anew.parquet", fewer.num_rows
+    workspace.write_table(fewer, *folder, row["path"])
+    schema = workspace.read_table(*folder, "parts.parquet").schema
+    workspace.write_table(pa.Table.from_pylist(rows, schema=schema), *folder, "parts.parquet")
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "sq"])
+def test_only_new_and_changed_recordings_are_embedded_and_the_files_equal_those_from_scratch(
+    built: tuple[Config, IndexSummary], copy: tuple[Workspace, str], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    workspace, _ = copy
+    config = settings_for(built, workspace, kind=kind)
+    every = {name: workspace.read_bytes(*name) for name in all_tables(workspace, config)}
+    drop(workspace, config, {"s2-audio-1", "s5-eeg-1"})
+    workspace.delete_tree("index")
+    build_index(config)  # the version before
+    for name, data in every.items():
+        workspace.write_bytes(data, *name)
+    drop(workspace, config, {"s1-audio-2"})
+    change(workspace, config, "s3-audio-1")
+
+    embedded_ids = []
+    real = build._embedded
+
+    def spy(config: Config, run: LoadedRun, items: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        embedded_ids.extend(item["recording_id"] for item in items)
+        return real(config, run, items)
+
+    monkeypatch.setattr(build, "_embedded", spy)
+    grown = build_index(config)
+    assert sorted(embedded_ids) == ["s2-audio-1", "s3-audio-1", "s5-eeg-1"]
+    assert (grown.reused, grown.counts) == (14, {"audio": 11, "eeg": 6})
+    manifest = store.open_index(workspace).manifest
+    workspace.delete_tree("index")
+    embedded_ids.clear()
+    scratch = build_index(config)
+    assert (len(embedded_ids), scratch.reused) == (17, 0)
+    assert scratch.version == grown.version
+    assert store.open_index(workspace).manifest.files == manifest.files
+
+
+def all_tables(workspace: Workspace, config: Config) -> list[tuple[str, ...]]:
+    return [("recordings.parquet",), ("features", configuration.digest(config.features), "parts.parquet")]
+
+
+def test_another_runs_vectors_are_not_reused(built: tuple[Config, IndexSummary], copy: tuple[Workspace, str]) -> None:
+    workspace, _ = copy
+    config = settings_for(built, workspace)
+    make_run(config, "run-b", seed=1)
+    assert build_index(config, "run-b").reused == 0
+
+
 def test_the_newest_finished_run_is_taken_and_an_unfinished_one_is_not(
     built: tuple[Config, IndexSummary], copy: tuple[Workspace, str]
 ) -> None:
@@ -95,7 +224,9 @@ def test_a_workspace_without_a_finished_run_says_to_train(tmp_path: Path) -> Non
         build_index(from_dict({"workspace": str(tmp_path)}))
 
 
-@pytest.mark.parametrize("name", ["vectors-eeg.faiss", "vectors-audio.faiss", "metadata.parquet"])
+@pytest.mark.parametrize(
+    "name", ["vectors-eeg.faiss", "vectors-audio.faiss", "segments-eeg.safetensors", "metadata.parquet"]
+)
 def test_one_flipped_bit_in_any_file_is_refused_by_name(copy: tuple[Workspace, str], name: str) -> None:
     workspace, version = copy
     path = Path(workspace.path("index", version, name))
@@ -134,7 +265,7 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("dies_at", range(5))
+@pytest.mark.parametrize("dies_at", range(8))
 def test_a_publication_killed_at_any_write_leaves_the_former_version_in_place(
     built: tuple[Config, IndexSummary], copy: tuple[Workspace, str], monkeypatch: pytest.MonkeyPatch, dies_at: int
 ) -> None:
@@ -144,21 +275,22 @@ def test_a_publication_killed_at_any_write_leaves_the_former_version_in_place(
     metadata = pa.concat_tables([opened.rows[m] for m in vectors])
     manifest = type(opened.manifest)(**{**opened.manifest.to_dict(), "version": "next", "files": {}})
     writes = 0
-    real = Workspace.write_bytes
+    real = Workspace.writing
 
-    def write_bytes(self: Workspace, data: bytes, *parts: str) -> None:
+    def writing(self: Workspace, *parts: str) -> AbstractContextManager[Path]:
         nonlocal writes
         if writes == dies_at:
             raise KilledError
         writes += 1
-        real(self, data, *parts)
+        return real(self, *parts)
 
-    monkeypatch.setattr(Workspace, "write_bytes", write_bytes)
+    behind = {m: Path(workspace.path("index", version, f"segments-{m}.safetensors")) for m in vectors}
+    monkeypatch.setattr(Workspace, "writing", writing)
     with pytest.raises(KilledError):
-        store.publish(workspace, manifest, vectors, metadata, built[0].index)
+        store.publish(workspace, manifest, vectors, metadata, behind)
     monkeypatch.undo()
-    assert store.open_index(workspace).manifest.version == version
-    if dies_at < 4:  # the pointer alone was missing
+    assert store.open_index(workspace).manifest.version == (version if dies_at < 7 else "next")
+    if dies_at < 6:  # after that the pointer alone was missing, or only the history
         with pytest.raises(WorkspaceError):
             store.open_index(workspace, "next")
 
