@@ -40,7 +40,9 @@ from mmray.serving.api_types import Status
 
 _Answer = TypeVar("_Answer")
 _BUSY = (429, 503)
+_MOST_LOST = 6  # tries of an endpoint that does not answer: a wrong address is not waited for
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.25, 8.0
+_LOST = (httpx.TransportError, httpx.DecodingError)
 _ERRORS: dict[int, type[MmrayError]] = {404: UnknownRecordingError, 422: QueryError}
 
 _SEARCH = TypeAdapter(SearchAnswer)
@@ -87,11 +89,12 @@ class _Tries:
                 return None
             if outcome.status_code not in _BUSY:
                 raise self._refusal(outcome)
-        backoff_s = min(_FIRST_WAIT_S * 2 ** (self._done - 1), _LONGEST_WAIT_S)
+        backoff_s = min(_FIRST_WAIT_S * 2.0 ** (self._done - 1), _LONGEST_WAIT_S)
         wait_s = random.uniform(0.5, 1.0) * backoff_s  # so that many clients do not come back together
         if isinstance(outcome, httpx.Response):
             wait_s += _retry_after_s(outcome)
-        if time.monotonic() + wait_s < self._end:
+        lost = not isinstance(outcome, httpx.Response) and self._done == _MOST_LOST
+        if time.monotonic() + wait_s < self._end and not lost:
             return wait_s
         tried = (
             f"after {self._done} tries within {self._limit_s:g} s" if self._done > 1 else f"within {self._limit_s:g} s"
@@ -114,8 +117,15 @@ class _Connection:
         self._url = url.rstrip("/")
         self._timeout_s = timeout_s
         self._headers = {"x-api-key": key, "accept": "application/json, application/problem+json"}
-        if not self._url.startswith(("http://", "https://")):
-            raise EndpointError(f"{url!r} is no address of an endpoint; write it as https://host or http://host:port")
+        try:
+            if httpx.URL(self._url).scheme not in ("http", "https"):
+                raise httpx.InvalidURL("no scheme")
+        except httpx.InvalidURL:
+            raise EndpointError(
+                f"{url!r} is no address of an endpoint; write it as https://host or http://host:port"
+            ) from None
+        if not (key.isascii() and key.isprintable()):
+            raise EndpointError("the key holds characters that no key has; copy it again")
 
     def _read(self, ask: _Ask[_Answer], answer: httpx.Response) -> _Answer:
         try:
@@ -209,7 +219,7 @@ class Client(_Connection):
             outcome: httpx.Response | Exception
             try:
                 outcome = self._http.request(ask.method, ask.path, timeout=tries.left_s, **ask.content)
-            except httpx.TransportError as error:
+            except _LOST as error:
                 outcome = error
             wait_s = tries.wait_s(outcome)
             if wait_s is None:
@@ -287,7 +297,7 @@ class AsyncClient(_Connection):
             try:
                 async with asyncio.timeout(tries.left_s):  # httpx limits each read, not all of them
                     outcome = await self._http.request(ask.method, ask.path, timeout=tries.left_s, **ask.content)
-            except (httpx.TransportError, TimeoutError) as error:
+            except (*_LOST, TimeoutError) as error:
                 outcome = error
             wait_s = tries.wait_s(outcome)
             if wait_s is None:
