@@ -282,6 +282,77 @@ def serve(
     endpoint.serve(config, key)
 
 
+keys_app = typer.Typer(help="Make, list and end the keys of a workspace's endpoints.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+KeyName = Annotated[str, typer.Argument(help="Whose key it is: letters, digits, _ and -.")]
+
+
+@keys_app.command("add")
+def keys_add(
+    name: KeyName,
+    rate: Annotated[int | None, typer.Option(help="Requests a minute; no limit when left out.")] = None,
+    expires: Annotated[float | None, typer.Option(help="Days until it ends; never when left out.")] = None,
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    workspace: WorkspaceRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key and print it, this once."""
+    config = _resolve(config_file, overrides, workspace)
+    from mmray.serving import keys
+    from mmray.storage import Workspace
+
+    _show(keys.add(Workspace(config.workspace), name, rate, expires), as_json)
+
+
+@keys_app.command("list")
+def keys_list(
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    workspace: WorkspaceRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print names, rates and ends; the keys themselves are kept nowhere."""
+    config = _resolve(config_file, overrides, workspace)
+    from mmray.serving import keys
+    from mmray.storage import Workspace
+
+    _show(keys.listed(Workspace(config.workspace)), as_json)
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    name: KeyName,
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    workspace: WorkspaceRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """End a key now; running endpoints see it within serve.refresh_s."""
+    config = _resolve(config_file, overrides, workspace)
+    from mmray.serving import keys
+    from mmray.storage import Workspace
+
+    _show(keys.revoke(Workspace(config.workspace), name), as_json)
+
+
+@keys_app.command("rotate")
+def keys_rotate(
+    name: KeyName,
+    overlap: Annotated[float, typer.Option(help="Hours that the old key goes on to be taken.")] = 24.0,
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    workspace: WorkspaceRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a new key of the same name and let the old one end after the overlap."""
+    config = _resolve(config_file, overrides, workspace)
+    from mmray.serving import keys
+    from mmray.storage import Workspace
+
+    _show(keys.rotate(Workspace(config.workspace), name, overlap), as_json)
+
+
 @app.command()
 def demo(
     workspace: Annotated[str, typer.Option(help="Folder for the study and every artefact.")] = "mmray-demo",
