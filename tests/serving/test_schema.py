@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import (
@@ -17,6 +17,14 @@ from schemathesis.specs.openapi.checks import (
 from mmray.config import Config
 from tests.serving.asgi import app_of
 
+SETTINGS = settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -26,24 +34,18 @@ CHECKS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def api(config: Config) -> schemathesis.schemas.BaseSchema:
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+def test_every_route_keeps_to_the_openapi_document(config: Config, mode: GenerationMode) -> None:
     document = schemathesis.openapi.from_asgi("/openapi.json", app_of(config))
-    document.config.generation.update(modes=[GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
-    return document
+    asked = set()
+    for found in document.get_all_operations():
+        operation = found.ok()
 
+        @settings(SETTINGS)
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def keeps(case: schemathesis.Case) -> None:
+            case.call_and_validate(checks=CHECKS)
+            asked.add(case.operation.label)
 
-schema = schemathesis.pytest.from_fixture("api")
-
-
-@schema.parametrize()
-@settings(
-    max_examples=25,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
-def test_every_route_keeps_to_the_openapi_document(case: schemathesis.Case) -> None:
-    case.call_and_validate(checks=CHECKS)
+        keeps()
+    assert len(asked) >= 9
