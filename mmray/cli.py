@@ -304,15 +304,28 @@ def explain(
 
 @app.command()
 def search(
-    query: Annotated[str, typer.Argument(help="An EEG or audio file, or the id of a stored recording.")],
+    query: Annotated[
+        list[str], typer.Argument(help="EEG or audio files, or ids of stored recordings; several are joined.")
+    ],
     target: Annotated[Literal["eeg", "audio"], typer.Option(help="What to look for.")] = "audio",
     top_k: Annotated[int, typer.Option(help="How many matches.")] = 10,
+    url: Annotated[
+        str | None, typer.Option(help="Ask this endpoint instead of a local index.", show_default=False)
+    ] = None,
+    key: Annotated[str, typer.Option(envvar="MMRAY_KEY", help="API key of the endpoint.", show_default=False)] = "",
     config_file: ConfigFile = None,
     overrides: Overrides = None,
     workspace: WorkspaceRoot = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find the recordings most like this one in the published index."""
+    """Find the recordings most like these in the published index."""
+    if url:
+        from mmray.client import Client
+
+        asked = [Path(one) if Path(one).is_file() else one for one in query]
+        with Client(url, key) as client:
+            _show(client.search(*asked, target=target, top_k=top_k), as_json)
+        return
     config = _resolve(config_file, overrides, workspace)
     from mmray.serving import retriever
 
