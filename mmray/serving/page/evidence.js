@@ -8,8 +8,8 @@ export function evidencePanel(evidence, asked, target) {
   const said = verdict(evidence, asked, target);
   const kind = said.holds === null ? "unknown" : said.holds ? "holds" : "fails";
   return el(
-    "aside",
-    { class: `verdict ${kind}`, "aria-label": "Whether the matches exceed chance" },
+    "div",
+    { class: `verdict ${kind}` },
     el("h3", {}, said.head),
     el("p", {}, said.body),
     evidence && scale(evidence),

@@ -3,6 +3,7 @@
 import { the } from "./dom.js";
 
 const SOUND = [/^RIFF....WAVE/s, /^RF64....WAVE/s, /^fLaC/, /^OggS/, /^ID3/, /^\xff[\xfb\xf3\xf2]/];
+const EEG = [/^0 {7}/, /^\xffBIOSEMI/, /^MATLAB [57]\.[03]/, /^\x89HDF\r\n/, /^PK\x03\x04/];
 
 /** Let `take(files)` have what the user gives. */
 export function offerFiles(take) {
@@ -32,8 +33,9 @@ export function offerFiles(take) {
   });
 }
 
-/** "audio" for a sound; all else is left to the endpoint, which reads it as EEG or says why not. */
+/** "audio", "eeg", or null where only the endpoint can tell, or say why not. */
 export async function modalityOf(file) {
   const head = String.fromCharCode(...new Uint8Array(await file.slice(0, 12).arrayBuffer()));
-  return SOUND.some((signature) => signature.test(head)) ? "audio" : "eeg";
+  const matches = (signature) => signature.test(head);
+  return SOUND.some(matches) ? "audio" : EEG.some(matches) ? "eeg" : null;
 }

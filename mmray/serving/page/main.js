@@ -12,7 +12,7 @@ import { address, body, fromAddress, MOST_FILES, MOST_RECORDINGS, options, other
 import { reasonsPanel } from "./reasons.js";
 import { showIdle, showServed } from "./served.js";
 import { offerStored } from "./stored.js";
-import { count, size } from "./words.js";
+import { count, size, verdict } from "./words.js";
 
 let items = []; // {name, modality, file} or {name, modality, recording}
 let targetChosen = false;
@@ -86,8 +86,14 @@ async function search() {
     busy(false);
     the("found").replaceChildren();
     tell(error.name === "AbortError" ? "Cancelled." : "");
-    if (error.name !== "AbortError") fail(error);
+    if (error.name !== "AbortError") fail(named(error, sent));
   }
+}
+
+/** The endpoint calls any file "upload"; the user knows it by its own name. */
+function named(error, sent) {
+  const files = sent.filter((item) => item.file);
+  return files.length === 1 ? new Error(error.message.replace(/^upload: /i, `${files[0].name}: `)) : error;
 }
 
 function show(answer, sent) {
@@ -103,7 +109,7 @@ function show(answer, sent) {
     reasonsPanel(answer) ?? "",
     classesPanel(() => askJson("v1/classify", { ...body(sent, {}), onWait: waiting }), fail),
   );
-  tell(`${count(answer.matches.length, answer.target)} found.`);
+  tell(`${count(answer.matches.length, answer.target)} found. ${verdict(answer.evidence, asked, answer.target).head}.`);
   const top = the("answer").getBoundingClientRect().top;
   if (top > innerHeight / 2) {
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches;

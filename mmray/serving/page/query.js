@@ -61,5 +61,5 @@ export function fromAddress(hash) {
 /** What to look for when nobody said: the other modality. */
 export function otherModality(items) {
   const kinds = new Set(items.map((item) => item.modality));
-  return kinds.size === 1 ? (kinds.has("audio") ? "eeg" : "audio") : null;
+  return kinds.size === 1 ? ({ audio: "eeg", eeg: "audio" }[[...kinds][0]] ?? null) : null;
 }

@@ -1,5 +1,6 @@
 // What the page says about numbers, people and recordings.
 
+const TIED = "\u00a0"; // a number and its unit stay on one line
 const ONE = { eeg: "EEG", audio: "voice" };
 const MANY = { eeg: "EEG recordings", audio: "voices" };
 const ROLES = {
@@ -9,7 +10,7 @@ const ROLES = {
   unseen: "new to the run",
 };
 
-export const one = (modality) => ONE[modality] ?? modality.replace("eeg+audio", "EEG and voice");
+export const one = (modality) => ONE[modality] ?? "file";
 export const many = (modality) => MANY[modality] ?? modality;
 export const role = (name) => ROLES[name] ?? name;
 export const count = (number, modality) =>
@@ -18,23 +19,23 @@ export const count = (number, modality) =>
 /** 0.392 as "39 %"; small ones keep a decimal. */
 export function percent(fraction) {
   const points = 100 * fraction;
-  return `${points > 0 && points < 2 ? points.toFixed(1) : Math.round(points)} %`;
+  return `${points > 0 && points < 2 ? points.toFixed(1) : Math.round(points)}${TIED}%`;
 }
 
 /** "p < 0.001", or two digits of it. */
 export function pValue(p) {
-  return p < 0.001 ? "p < 0.001" : `p = ${Number(p.toPrecision(2))}`;
+  return (p < 0.001 ? "p < 0.001" : `p = ${Number(p.toPrecision(2))}`).replaceAll(" ", TIED);
 }
 
 /** Where in a recording: "12.5 s" within its first minute, then "3:05". */
 export function clock(seconds) {
-  if (seconds < 60) return `${Number(seconds.toFixed(1))} s`;
+  if (seconds < 60) return `${Number(seconds.toFixed(1))}${TIED}s`;
   const whole = Math.floor(seconds);
   return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
 }
 
 export function size(bytes) {
-  return bytes < 1e6 ? `${Math.ceil(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
+  return bytes < 1e6 ? `${Math.ceil(bytes / 1e3)}${TIED}kB` : `${(bytes / 1e6).toFixed(1)}${TIED}MB`;
 }
 
 /** A label by its name, else by its number; null where there is none. */
