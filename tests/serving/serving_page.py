@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from starlette.types import ASGIApp
 
@@ -12,6 +16,7 @@ from mmray.serving.guard import Guard, key_digest
 from mmray.serving.http import routes
 from mmray.serving.live import Live
 from mmray.storage import Workspace
+from tests.browsing import chromium, opened
 from tests.serving.loopback import served
 
 KEY = "a-key-of-sixteen-or-more"
@@ -24,3 +29,24 @@ def served_page(config: Config, behind_guard: Callable[[ASGIApp], ASGIApp] = lam
     guard = Guard(behind_guard(app), key=key_digest(KEY), loopback_only=True, max_body_bytes=10**8, timeout_s=60)
     with served(guard) as origin:
         yield origin
+
+
+def main(workspace: str, recording: str, picture: str) -> None:
+    """Ask the page for a stored recording of a workspace, and save what it shows of the answer."""
+    from mmray.config import from_dict
+
+    with TemporaryDirectory() as profile, served_page(from_dict({"workspace": workspace})) as origin:
+        with chromium(Path(profile)) as browser:
+            opened(browser, f"{origin}/?key={KEY}#recording={recording}", 1200, "light", height=1180)
+            end = time.monotonic() + 60
+            while not browser.execute_script(_SHOWN) and time.monotonic() < end:
+                time.sleep(0.1)
+            Path(picture).write_bytes(browser.get_screenshot_as_png())
+
+
+_SHOWN = """
+    const pictures = [...document.querySelectorAll('.query img, .match img')];
+    return pictures.length > 1 && pictures.slice(0, 6).every(p => p.complete && p.naturalWidth > 0);"""
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

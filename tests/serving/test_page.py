@@ -93,7 +93,9 @@ class Page:
 
     def drop(self, path: Path) -> None:
         """As a user who drops a file on the page: a script may not make a file of a path, so an input carries it."""
-        self.run("const c = document.createElement('input'); c.type = 'file'; c.id = 'carrier'; document.body.append(c)")
+        self.run(
+            "const c = document.createElement('input'); c.type = 'file'; c.id = 'carrier'; document.body.append(c)"
+        )
         self.browser.find_element("id", "carrier").send_keys(str(path))
         self.run("""
             const carrier = document.getElementById('carrier'), held = new DataTransfer();
@@ -333,7 +335,9 @@ def test_what_drove_the_answer_is_what_the_endpoint_names(page):
     ranked = sorted(told["neighbours"], key=lambda n: -n["weight"])
     assert names == [n["recording_id"] for n in ranked][:6]
     assert names
-    shares = page.run("return [...document.querySelectorAll('.bar.stacked > span')].map(s => parseFloat(s.style.width))")
+    shares = page.run(
+        "return [...document.querySelectorAll('.bar.stacked > span')].map(s => parseFloat(s.style.width))"
+    )
     weights = told["modality_weights"].values()
     assert shares == pytest.approx([100 * w / sum(weights) for w in weights], abs=0.01)
 

@@ -19,7 +19,7 @@ export function evidencePanel(evidence, asked, target) {
 /** Chance, the figure and its 95 % interval on one axis from nothing to always. */
 export function scale({ value, chance, ci_low: low, ci_high: high }) {
   const at = (fraction) => 4 + 292 * Math.min(Math.max(fraction, 0), 1);
-  const interval = low === null || high === null ? "" : `; 95 % of resampled people: ${percent(low)} to ${percent(high)}`;
+  const interval = low === null || high === null ? "" : `; 95\u00a0% of resampled people: ${percent(low)} to ${percent(high)}`;
   return el(
     "figure",
     { class: "scale" },

@@ -44,26 +44,28 @@ function remove(item) {
   (the("chosen").querySelectorAll("button")[Math.min(place, items.length - 1)] ?? the("file")).focus();
 }
 
-function changed() {
+/** Ask anew. An address that is followed is completed in its place; what a user changes is a step to go back from. */
+function changed(step = "pushState") {
   if (!targetChosen) the("ask").elements.target.value = otherModality(items) ?? the("ask").elements.target.value;
   showChosen(items, remove);
   showQueries(items, status?.playback ?? false);
-  if (!items.length) clear();
-  else search();
+  if (items.length) search(step);
+  else clear(step);
 }
 
-function clear() {
+function clear(step) {
   asking.abort();
+  asking = new AbortController();
   busy(false);
   stop();
   tell("");
   the("trouble").replaceChildren();
   the("found").replaceChildren();
   the("idle").hidden = false;
-  remember("");
+  remember("", step);
 }
 
-async function search() {
+async function search(step = "pushState") {
   asking.abort();
   asking = new AbortController();
   const { signal } = asking;
@@ -72,7 +74,7 @@ async function search() {
   stop();
   the("trouble").replaceChildren();
   the("idle").hidden = true;
-  remember(address(sent, given));
+  remember(address(sent, given), step);
   busy(true);
   try {
     const how = { ...body(sent, given), signal, onUpload: uploading, onWait: waiting };
@@ -80,7 +82,7 @@ async function search() {
     const answer = await askJson("v1/search", how);
     show(answer, sent);
     busy(false);
-    await showUploadedEeg(sent, signal);
+    if (status?.playback) await showUploadedEeg(sent, signal);
   } catch (error) {
     if (asking.signal !== signal) return; // a newer search has the page
     busy(false);
@@ -100,12 +102,12 @@ function show(answer, sent) {
   const subjects = new Set(sent.map((item) => item.recording?.subject_id ?? ""));
   const [subject] = subjects.size === 1 ? subjects : [""];
   const title = sent.length === 1 ? sent[0].name : `these ${sent.length} together`;
-  const given = { title, subject, playback: status?.playback ?? false, fail };
-  const asked = { eeg: "EEG", audio: "a voice" }[answer.query_modality] ?? "EEG and voice together";
+  const shown = { title, subject, playback: status?.playback ?? false, fail };
+  const asked = sent.length > 1 ? "several recordings together" : { eeg: "EEG", audio: "a voice" }[answer.query_modality];
   the("found").replaceChildren(
     evidencePanel(answer.evidence, asked, answer.target),
     trainedOn(sent),
-    matchesPanel(answer, given),
+    matchesPanel(answer, shown),
     reasonsPanel(answer) ?? "",
     classesPanel(() => askJson("v1/classify", { ...body(sent, {}), onWait: waiting }), fail),
   );
@@ -161,24 +163,20 @@ function stored(recording) {
   return { name: recording.recording_id, modality: recording.modality, recording };
 }
 
-function remember(hash) {
-  if (location.hash === hash) return;
-  history.pushState(null, "", hash || location.pathname + location.search);
+function remember(hash, step) {
+  if (location.hash !== hash) history[step](null, "", hash || location.pathname + location.search);
 }
 
 async function follow() {
-  const { ids, target } = fromAddress(location.hash);
+  const { hash } = location;
+  const { ids, target } = fromAddress(hash);
   if (target) the("ask").elements.target.value = target;
   targetChosen = target !== null;
-  if (!ids.length) {
-    items = [];
-    changed();
-    return;
-  }
   try {
     const recordings = await Promise.all(ids.map((id) => askJson(recordingPath(id))));
+    if (location.hash !== hash) return; // left again meanwhile
     items = recordings.map(stored);
-    changed();
+    changed("replaceState");
   } catch (error) {
     fail(error);
   }

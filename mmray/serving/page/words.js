@@ -65,7 +65,7 @@ export function verdict(evidence, asked, target) {
     return {
       holds: null,
       head: "No evidence for this kind of search",
-      body: `This run was not tested on finding ${many(target)} by ${asked ?? "a vector"}, so nothing says whether these matches exceed chance.`,
+      body: `This run was not tested on finding ${many(target)} by ${asked}, so nothing says whether these matches exceed chance.`,
     };
   }
   const times = `${percent(evidence.value)} of the time; chance ${percent(evidence.chance)}, ${pValue(evidence.p_value)}`;
