@@ -50,7 +50,7 @@ _POLICY = "; ".join(
 
 
 def mount(app: FastAPI) -> None:
-    """Add `/` and its modules and styles at `/page/{name}`. Only the names above exist: no path comes from an address."""
+    """Add `/`, and its modules and styles at `/page/{name}`. Only the names above exist: an address is never a path."""
     folder = files("mmray.serving") / "page"
     held = {name: (folder / name).read_bytes() for name in NAMES}
 

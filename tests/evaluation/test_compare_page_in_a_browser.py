@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.evaluation import made_report, made_trials
 from tests.browsing import asked, opened
+from tests.evaluation import made_report, made_trials
 
 GROUND = {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 26)"}
 

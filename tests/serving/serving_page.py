@@ -35,13 +35,13 @@ def main(workspace: str, recording: str, picture: str) -> None:
     """Ask the page for a stored recording of a workspace, and save what it shows of the answer."""
     from mmray.config import from_dict
 
-    with TemporaryDirectory() as profile, served_page(from_dict({"workspace": workspace})) as origin:
-        with chromium(Path(profile)) as browser:
-            opened(browser, f"{origin}/?key={KEY}#recording={recording}", 1200, "light", height=1180)
-            end = time.monotonic() + 60
-            while not browser.execute_script(_SHOWN) and time.monotonic() < end:
-                time.sleep(0.1)
-            Path(picture).write_bytes(browser.get_screenshot_as_png())
+    config = from_dict({"workspace": workspace})
+    with TemporaryDirectory() as profile, served_page(config) as origin, chromium(Path(profile)) as browser:
+        opened(browser, f"{origin}/?key={KEY}#recording={recording}", 1200, "light", height=1180)
+        end = time.monotonic() + 60
+        while not browser.execute_script(_SHOWN) and time.monotonic() < end:
+            time.sleep(0.1)
+        Path(picture).write_bytes(browser.get_screenshot_as_png())
 
 
 _SHOWN = """
