@@ -50,7 +50,9 @@ function told(answer) {
 }
 
 function trust(evidence) {
-  if (!evidence) return [el("p", {}, "This run has no figure that says whether this exceeds chance.")];
+  if (!evidence || evidence.chance === null || evidence.p_value === null) {
+    return [el("p", {}, "This run has no figure that says whether this exceeds chance.")];
+  }
   const figure = `balanced accuracy ${percent(evidence.value)} on people it never saw; chance ${percent(evidence.chance)}, ${pValue(evidence.p_value)}`;
   const text = evidence.above_chance ? `Above chance: ${figure}.` : `Not above chance: ${figure}. Take this as a guess.`;
   return [el("p", {}, text), scale(evidence)];

@@ -12,7 +12,7 @@ export function evidencePanel(evidence, asked, target) {
     { class: `verdict ${kind}` },
     el("h3", {}, said.head),
     el("p", {}, said.body),
-    evidence && scale(evidence),
+    said.holds === null ? null : scale(evidence),
   );
 }
 

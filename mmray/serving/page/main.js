@@ -92,10 +92,11 @@ async function search(step = "pushState") {
   }
 }
 
-/** The endpoint calls any file "upload"; the user knows it by its own name. */
+/** The endpoint calls files "upload" or "upload 2"; the user knows them by their own names. */
 function named(error, sent) {
   const files = sent.filter((item) => item.file);
-  return files.length === 1 ? new Error(error.message.replace(/^upload: /i, `${files[0].name}: `)) : error;
+  const name = (whole, number) => (files[(number ?? 1) - 1] ? `${files[(number ?? 1) - 1].name}: ` : whole);
+  return new Error(error.message.replace(/^upload(?: (\d+))?: /i, name));
 }
 
 function show(answer, sent) {

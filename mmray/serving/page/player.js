@@ -4,6 +4,7 @@ import { ask, recordingPath } from "./api.js";
 import { el } from "./dom.js";
 import { clock } from "./words.js";
 
+const LONGEST_S = 60; // of a sound that the endpoint sends
 const HELD = 8; // sounds kept decoded by the browser, the least recent given up first
 const sounds = new Map();
 const audio = new Audio();
@@ -11,7 +12,7 @@ let playing = null;
 
 /** A button that plays a match from its segment's start, and stops it. */
 export function playButton(match, fail) {
-  const start = match.start_s ?? 0;
+  const start = match.start_s < LONGEST_S ? match.start_s : 0;
   const button = el("button", { type: "button", class: "play", click: () => toggle(button, match, start, fail) });
   shown(button, match, start, "play");
   return button;
@@ -28,7 +29,7 @@ async function toggle(button, match, start, fail) {
     if (playing !== own) return;
     audio.src = url;
     await loaded();
-    if (start < audio.duration) audio.currentTime = start;
+    audio.currentTime = start;
     await audio.play();
     if (playing === own) shown(button, match, start, "stop");
   } catch (error) {

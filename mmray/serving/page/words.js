@@ -68,15 +68,14 @@ export function verdict(evidence, asked, target) {
       body: `This run was not tested on finding ${many(target)} by ${asked}, so nothing says whether these matches exceed chance.`,
     };
   }
-  const times = `${percent(evidence.value)} of the time; chance ${percent(evidence.chance)}, ${pValue(evidence.p_value)}`;
-  const found = `On people it never saw, this run finds the right ${one(target)} ${first(evidence.metric)} ${times}.`;
+  const found = `On people it never saw, this run finds the right ${one(target)} ${first(evidence.metric)} ${percent(evidence.value)} of the time`;
+  if (evidence.chance === null || evidence.p_value === null) {
+    return { holds: null, head: "Not compared with chance", body: `${found}; its report says no more.` };
+  }
+  const body = `${found}; chance ${percent(evidence.chance)}, ${pValue(evidence.p_value)}.`;
   return evidence.above_chance
-    ? { holds: true, head: "Above chance", body: found }
-    : {
-        holds: false,
-        head: `Not above chance (${pValue(evidence.p_value)})`,
-        body: `${found} Take these matches as chance.`,
-      };
+    ? { holds: true, head: "Above chance", body }
+    : { holds: false, head: `Not above chance (${pValue(evidence.p_value)})`, body: `${body} Take these matches as chance.` };
 }
 
 function first(metric) {
