@@ -12,7 +12,7 @@ let playing = null;
 
 /** A button that plays a match from its segment's start, and stops it. */
 export function playButton(match, fail) {
-  const start = match.start_s < LONGEST_S ? match.start_s : 0;
+  const start = match.start_s < LONGEST_S ? (match.start_s ?? 0) : 0;
   const button = el("button", { type: "button", class: "play", click: () => toggle(button, match, start, fail) });
   shown(button, match, start, "play");
   return button;
