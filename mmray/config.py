@@ -471,7 +471,13 @@ class Serve(Section):
         2.0, json_schema_extra=HARDWARE, description="between looks at the index that is published"
     )
     max_upload_mb: Positive = Field(200.0, json_schema_extra=HARDWARE, description="a larger upload is answered 413")
+    max_recording_s: Positive = Field(
+        3600.0, json_schema_extra=HARDWARE, description="a longer uploaded recording is answered 422"
+    )
     top_k_limit: int = Field(1000, ge=1, json_schema_extra=HARDWARE, description="matches an answer may hold")
+    playback: bool = Field(
+        True, json_schema_extra=HARDWARE, description="whether stored recordings can be heard and seen by who has a key"
+    )
 
 
 class Cluster(Section):

@@ -24,6 +24,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
@@ -95,10 +96,11 @@ class Workspace:
         except ValueError as error:
             raise WorkspaceError(f"workspace {self.root}: {'/'.join(parts)} is not JSON: {error}") from error
 
-    def read_table(self, *parts: str, columns: list[str] | None = None) -> pa.Table:
-        """A Parquet file as a table."""
+    def read_table(self, *parts: str, columns: list[str] | None = None, rows: pc.Expression | None = None) -> pa.Table:
+        """A Parquet file as a table, of some columns and rows or of all."""
+        place = self.path(*parts)
         try:
-            return pq.read_table(self.path(*parts), filesystem=self.filesystem, columns=columns, partitioning=None)
+            return pq.read_table(place, filesystem=self.filesystem, columns=columns, filters=rows, partitioning=None)
         except FileNotFoundError:
             raise WorkspaceError(f"workspace {self.root}: {'/'.join(parts)} is not there") from None
         except (OSError, pa.ArrowException) as error:

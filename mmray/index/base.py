@@ -25,6 +25,9 @@ METADATA = pa.schema(
         pa.field("age", pa.float32()),
         pa.field("role", pa.string(), nullable=False),  # train, validation, test; unseen: not in the run's fold
         pa.field("source_sha256", pa.string(), nullable=False),  # tells an uploaded file's subject; never answered
+        pa.field("study", pa.string(), nullable=False),  # study.kind of the run
+        pa.field("segments", pa.int32(), nullable=False),  # behind the vector
+        pa.field("part", pa.string(), nullable=False),  # features/<digest>/<part>: what it was made from
     ]
 )
 

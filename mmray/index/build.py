@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 import mmray
@@ -19,9 +22,11 @@ from mmray import config as configuration
 from mmray.config import Config
 from mmray.errors import ConfigError, WorkspaceError
 from mmray.features import table as features
+from mmray.index import segments as segment_file
 from mmray.index import store
 from mmray.index.base import METADATA, Manifest
-from mmray.index.embed import recording_vector
+from mmray.index.embed import mean_vector, segment_vectors
+from mmray.index.segments import SegmentVectors
 from mmray.storage import Workspace
 from mmray.training.checkpoint import LoadedRun, fingerprint, load_run, newest_run
 
@@ -76,7 +81,7 @@ def build_index(config: Config, run_id: str | None = None) -> IndexSummary:
         )
     model = fingerprint(workspace, run.run_id)
     parts = _parts(workspace, run)
-    metadata = _metadata(workspace, run, {part["recording_id"]: part["source_sha256"] for part in parts})
+    metadata = _metadata(workspace, run, parts)
     counts = dict(sorted(Counter(metadata["modality"].to_pylist()).items()))
     content = hashlib.sha256(json.dumps([parts, metadata.to_pylist()]).encode()).hexdigest()
     manifest = Manifest(
@@ -93,10 +98,9 @@ def build_index(config: Config, run_id: str | None = None) -> IndexSummary:
     )
     built = not _is_published(workspace, manifest.version)
     if built:
-        vectors = _embed(config, run, parts)
-        rows = metadata.select(["recording_id", "modality"]).to_pylist()
-        stacked = {m: np.stack([vectors[row["recording_id"]] for row in rows if row["modality"] == m]) for m in counts}
-        store.publish(workspace, manifest, stacked, metadata, config.index)
+        with tempfile.TemporaryDirectory(prefix="mmray-index-") as scratch:
+            vectors, segment_files = _embed(config, run, metadata, Path(scratch))
+            store.publish(workspace, manifest, vectors, metadata, segment_files, config.index)
     else:
         store.point_to(workspace, manifest.version)
     roles = dict(sorted(Counter(metadata["role"].to_pylist()).items()))
@@ -127,10 +131,10 @@ def _parts(workspace: Workspace, run: LoadedRun) -> list[dict[str, Any]]:
     return sorted(kept, key=lambda row: str(row["recording_id"]))
 
 
-def _metadata(workspace: Workspace, run: LoadedRun, source_of: dict[str, str]) -> pa.Table:
-    """The rows of the recordings in `source_of`, each with its content and the part its subject played in the run."""
+def _metadata(workspace: Workspace, run: LoadedRun, parts: list[dict[str, Any]]) -> pa.Table:
+    """The rows of prepared recordings, each with its content and the part its subject played in the run."""
     known = {row["recording_id"]: row for row in workspace.read_table("recordings.parquet").to_pylist()}
-    missing = [recording_id for recording_id in source_of if recording_id not in known]
+    missing = [part["recording_id"] for part in parts if part["recording_id"] not in known]
     if missing:
         raise WorkspaceError(
             f"workspace {workspace.root}: {len(missing)} prepared recordings are not in recordings.parquet "
@@ -138,42 +142,59 @@ def _metadata(workspace: Workspace, run: LoadedRun, source_of: dict[str, str]) -
         )
     played = workspace.read_table("runs", run.run_id, "embeddings.parquet", columns=["subject_id", "role"])
     role = dict(zip(played["subject_id"].to_pylist(), played["role"].to_pylist(), strict=True))
-    rows = [
-        {**known[name], "role": role.get(known[name]["subject_id"], "unseen"), "source_sha256": source}
-        for name, source in source_of.items()
-    ]
+    rows = []
+    for part in parts:
+        row = known[part["recording_id"]]
+        made_from = {"source_sha256": part["source_sha256"], "segments": part["segments"], "part": part["path"]}
+        rows.append({**row, **made_from, "role": role.get(row["subject_id"], "unseen"), "study": run.config.study.kind})
     return pa.Table.from_pylist(rows, schema=METADATA)
 
 
-def _embed(config: Config, run: LoadedRun, parts: list[dict[str, Any]]) -> dict[str, NDArray[np.float32]]:
-    """recording_id -> vector, one Ray Data row a prepared recording."""
+def _embed(
+    config: Config, run: LoadedRun, metadata: pa.Table, scratch: Path
+) -> tuple[dict[str, NDArray[np.float32]], dict[str, Path]]:
+    """The vectors of the recordings and the files of their segments, by modality; one Ray Data row a recording."""
     workspace = Workspace(config.workspace)
     root, run_id, cpus = workspace.root, run.run_id, config.cluster.task_cpus
     folder = ("features", run.features_digest)
 
     def embed(row: dict[str, Any]) -> dict[str, Any]:
         cluster.limit_threads(cpus)
+        told = {"recording_id": row["recording_id"], "vector": [], "z": b"", "start_s": b"", "error": ""}
         try:
-            segments = features.from_table(Workspace(root).read_table(*folder, row["path"]))
+            segments = features.from_table(Workspace(root).read_table(*folder, row["part"]))
         except WorkspaceError as error:  # a raised one would reach the driver wrapped in Ray's own
-            return {"recording_id": row["recording_id"], "vector": [], "error": str(error)}
-        vector_E = recording_vector(_run(root, run_id).model, segments)
-        return {"recording_id": row["recording_id"], "vector": vector_E, "error": ""}
+            return told | {"error": str(error)}
+        z_SE = segment_vectors(_run(root, run_id).model, segments)
+        half_SE, start_s_S = z_SE.astype("<f2"), segments.start_s_S.astype("<f4")
+        return told | {"vector": mean_vector(z_SE), "z": half_SE.tobytes(), "start_s": start_s_S.tobytes()}
 
+    width = run.config.model.embedding
     vectors: dict[str, NDArray[np.float32]] = {}
+    files: dict[str, Path] = {}
+    behind: dict[str, SegmentVectors] = {}
+    place: dict[str, tuple[str, int]] = {}
+    for modality in sorted(set(metadata["modality"].to_pylist())):
+        rows = metadata.filter(pc.equal(metadata["modality"], modality))
+        vectors[modality] = np.empty((rows.num_rows, width), dtype=np.float32)
+        files[modality] = scratch / f"{modality}.safetensors"
+        behind[modality] = segment_file.create(files[modality], rows["segments"].to_numpy(), width)
+        place |= {name: (modality, row) for row, name in enumerate(rows["recording_id"].to_pylist())}
+    items = metadata.select(["recording_id", "part"]).to_pylist()
     with cluster.session(config.cluster):
         cluster.require_room("index", cpus=cpus, setting="cluster.task_cpus")
         slots = max(1, int(cluster.logical_cpus() / cpus))
-        blocks = max(1, min(len(parts) // _BLOCK, 4 * slots))
-        items = [{"recording_id": part["recording_id"], "path": part["path"]} for part in parts]
-        rows = cluster.data().from_items(items, override_num_blocks=blocks).map(embed, num_cpus=cpus)
-        with progress.bar("index", len(parts)) as advance:
-            for row in rows.iter_rows():
+        blocks = max(1, min(len(items) // _BLOCK, 4 * slots))
+        data = cluster.data().from_items(items, override_num_blocks=blocks).map(embed, num_cpus=cpus)
+        with progress.bar("index", len(items)) as advance:
+            for row in data.iter_rows():
                 if row["error"]:
                     raise WorkspaceError(f"{row['error']}; run `mmray prepare` again")
-                vectors[row["recording_id"]] = np.asarray(row["vector"], dtype=np.float32)
+                modality, at = place[row["recording_id"]]
+                vectors[modality][at] = row["vector"]
+                segment_file.fill(behind[modality], at, row["z"], row["start_s"])
                 advance()
-    return vectors
+    return vectors, files
 
 
 @lru_cache(maxsize=2)

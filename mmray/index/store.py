@@ -1,7 +1,7 @@
 """Index versions in a workspace: published whole, checked when opened.
 
-index/<version>/ holds vectors-<modality>.faiss, metadata.parquet and, written last, manifest.json with their checksums;
-index/current names the version that readers take.
+index/<version>/ holds vectors-<modality>.faiss, segments-<modality>.safetensors, metadata.parquet and, written last,
+manifest.json with their checksums; index/current names the version that readers take.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from mmray.config import Index
 from mmray.errors import WorkspaceError
-from mmray.index import faiss_index
+from mmray.index import faiss_index, segments
 from mmray.index.base import METADATA, Manifest, VectorIndex
+from mmray.index.segments import SegmentVectors
 from mmray.storage import Workspace
 
 _REBUILD = "run `mmray index` again"
@@ -35,11 +36,13 @@ class OpenIndex:
     Attributes:
         vectors: modality -> its index.
         rows: modality -> metadata, row i belonging to vector i.
+        segments: modality -> the segments behind each vector.
     """
 
     manifest: Manifest
     vectors: dict[str, VectorIndex]
     rows: dict[str, pa.Table]
+    segments: dict[str, SegmentVectors]
 
     @cached_property
     def place(self) -> dict[str, tuple[str, int]]:
@@ -65,6 +68,7 @@ def publish(
     manifest: Manifest,
     vectors: dict[str, NDArray[np.float32]],
     metadata: pa.Table,
+    segment_files: dict[str, Path],
     config: Index,
 ) -> Manifest:
     """Write a version and point `current` at it. Files first, the manifest after them, the pointer last.
@@ -73,6 +77,7 @@ def publish(
         manifest: everything but `files`, which is filled in here.
         vectors: modality -> N x E unit vectors in the metadata's order.
         metadata: schema METADATA.
+        segment_files: modality -> file made by segments.create, in the same order.
 
     Raises:
         WorkspaceError: the workspace cannot be written.
@@ -83,15 +88,24 @@ def publish(
         for modality, vector_NE in vectors.items():
             name = f"vectors-{modality}.faiss"
             faiss_index.write(vector_NE, config, Path(scratch) / name)
-            data = (Path(scratch) / name).read_bytes()
-            files[name] = hashlib.sha256(data).hexdigest()
-            workspace.write_bytes(data, *folder, name)
+            files[name] = _put(workspace, Path(scratch) / name, *folder, name)
+    for modality, path in segment_files.items():
+        name = f"segments-{modality}.safetensors"
+        files[name] = _put(workspace, path, *folder, name)
     workspace.write_table(metadata, *folder, "metadata.parquet")
     files["metadata.parquet"] = hashlib.sha256(workspace.read_bytes(*folder, "metadata.parquet")).hexdigest()
     whole = Manifest(**{**manifest.to_dict(), "files": files})
     workspace.write_json(whole.to_dict(), *folder, "manifest.json")
     point_to(workspace, manifest.version)
     return whole
+
+
+def _put(workspace: Workspace, source: Path, *parts: str) -> str:
+    """Publish a file of any size and return its sha256."""
+    with workspace.writing(*parts) as place:
+        shutil.copyfile(source, place)
+    with source.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def point_to(workspace: Workspace, version: str) -> None:
@@ -132,6 +146,7 @@ def open_index(workspace: Workspace, version: str | None = None) -> OpenIndex:
     _check(folder, manifest)
     vectors: dict[str, VectorIndex] = {}
     rows: dict[str, pa.Table] = {}
+    behind: dict[str, SegmentVectors] = {}
     metadata = Workspace(str(folder)).read_table("metadata.parquet")
     if not metadata.schema.equals(METADATA):
         raise WorkspaceError(f"index/{version}/metadata.parquet is of another mmray; {_REBUILD}")
@@ -144,7 +159,12 @@ def open_index(workspace: Workspace, version: str | None = None) -> OpenIndex:
                 f"{table.num_rows} rows, manifest.json says {count} x {manifest.width}; {_REBUILD}"
             )
         vectors[modality], rows[modality] = index, table
-    return OpenIndex(manifest, vectors, rows)
+        behind[modality] = segments.read(folder / f"segments-{modality}.safetensors")
+        if not np.array_equal(np.diff(behind[modality].first_N1), table["segments"].to_numpy()):
+            raise WorkspaceError(
+                f"index/{version}: segments-{modality}.safetensors is not of metadata.parquet's rows; {_REBUILD}"
+            )
+    return OpenIndex(manifest, vectors, rows, behind)
 
 
 def _check(folder: Path, manifest: Manifest) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,29 @@ def test_each_vector_is_the_normalised_mean_of_its_recordings_segments(built: tu
     assert summary.counts == {"audio": 12, "eeg": 6}
 
 
+def test_each_recording_has_its_segments_and_the_best_of_them_is_where_a_match_starts(
+    built: tuple[Config, IndexSummary],
+) -> None:
+    workspace = Workspace(built[0].workspace)
+    run = load_run(workspace, RUN)
+    opened = store.open_index(workspace)
+    query_E = np.random.default_rng(0).normal(size=16).astype(np.float32)
+    for modality in ("eeg", "audio"):
+        segments = table.load(workspace, run.features_digest, modality)
+        z_SE = embedded(run.model, segments)
+        rows = opened.rows[modality].to_pylist()
+        starts = []
+        for row, told in enumerate(rows):
+            own_S = segments.recording_id_S == told["recording_id"]
+            np.testing.assert_array_equal(opened.segments[modality].start_s(row), segments.start_s_S[own_S])
+            np.testing.assert_allclose(opened.segments[modality].vectors(row), z_SE[own_S], atol=1e-3)
+            starts.append(segments.start_s_S[own_S][np.argmax(z_SE[own_S] @ query_E)])
+            assert (told["segments"], told["study"]) == (own_S.sum(), run.config.study.kind)
+        asked_K = np.array([3, 0, 5, 3])
+        np.testing.assert_array_equal(opened.segments[modality].best(asked_K, query_E), np.array(starts)[asked_K])
+        assert len(set(starts)) > 1
+
+
 def test_the_metadata_tells_each_subjects_part_in_the_run_and_no_path(built: tuple[Config, IndexSummary]) -> None:
     opened = store.open_index(Workspace(built[0].workspace))
     rows = opened.rows["eeg"]
@@ -54,7 +78,7 @@ def test_the_metadata_tells_each_subjects_part_in_the_run_and_no_path(built: tup
         zip(SUBJECTS, ["train"] * 3 + ["validation", "test", "unseen"], strict=True)
     )
     assert "path" not in rows.schema.names
-    assert "study" not in json.dumps(rows.to_pylist())
+    assert "/study" not in json.dumps(rows.to_pylist())  # the folder
 
 
 def test_building_twice_publishes_once(built: tuple[Config, IndexSummary]) -> None:
@@ -95,7 +119,9 @@ def test_a_workspace_without_a_finished_run_says_to_train(tmp_path: Path) -> Non
         build_index(from_dict({"workspace": str(tmp_path)}))
 
 
-@pytest.mark.parametrize("name", ["vectors-eeg.faiss", "vectors-audio.faiss", "metadata.parquet"])
+@pytest.mark.parametrize(
+    "name", ["vectors-eeg.faiss", "vectors-audio.faiss", "segments-eeg.safetensors", "metadata.parquet"]
+)
 def test_one_flipped_bit_in_any_file_is_refused_by_name(copy: tuple[Workspace, str], name: str) -> None:
     workspace, version = copy
     path = Path(workspace.path("index", version, name))
@@ -134,7 +160,7 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("dies_at", range(5))
+@pytest.mark.parametrize("dies_at", range(7))
 def test_a_publication_killed_at_any_write_leaves_the_former_version_in_place(
     built: tuple[Config, IndexSummary], copy: tuple[Workspace, str], monkeypatch: pytest.MonkeyPatch, dies_at: int
 ) -> None:
@@ -144,21 +170,22 @@ def test_a_publication_killed_at_any_write_leaves_the_former_version_in_place(
     metadata = pa.concat_tables([opened.rows[m] for m in vectors])
     manifest = type(opened.manifest)(**{**opened.manifest.to_dict(), "version": "next", "files": {}})
     writes = 0
-    real = Workspace.write_bytes
+    real = Workspace.writing
 
-    def write_bytes(self: Workspace, data: bytes, *parts: str) -> None:
+    def writing(self: Workspace, *parts: str) -> AbstractContextManager[Path]:
         nonlocal writes
         if writes == dies_at:
             raise KilledError
         writes += 1
-        real(self, data, *parts)
+        return real(self, *parts)
 
-    monkeypatch.setattr(Workspace, "write_bytes", write_bytes)
+    behind = {m: Path(workspace.path("index", version, f"segments-{m}.safetensors")) for m in vectors}
+    monkeypatch.setattr(Workspace, "writing", writing)
     with pytest.raises(KilledError):
-        store.publish(workspace, manifest, vectors, metadata, built[0].index)
+        store.publish(workspace, manifest, vectors, metadata, behind, built[0].index)
     monkeypatch.undo()
     assert store.open_index(workspace).manifest.version == version
-    if dies_at < 4:  # the pointer alone was missing
+    if dies_at < 6:  # the pointer alone was missing
         with pytest.raises(WorkspaceError):
             store.open_index(workspace, "next")
 
