@@ -62,7 +62,7 @@ function reference(neighbours, asked) {
           "li",
           {},
           el("span", { class: "id" }, neighbour.recording_id),
-          el("span", { class: "soft" }, `${one(neighbour.modality)} of ${neighbour.subject_id}`),
+          el("span", { class: "soft" }, source(neighbour)),
           bar(neighbour.weight / most, neighbour.modality === "eeg" ? "eeg" : "voice"),
           el("span", { class: "score" }, percent(neighbour.weight)),
         ),
@@ -72,4 +72,9 @@ function reference(neighbours, asked) {
       ? el("p", { class: "soft" }, `and ${rest.length} more, together ${percent(rest.reduce((sum, n) => sum + n.weight, 0))}`)
       : null,
   );
+}
+
+/** A reference sample with several recordings goes by its person's name, which need not be said twice. */
+function source({ recording_id: name, subject_id: subject, modality }) {
+  return name === subject ? one(modality) : `${one(modality)} of ${subject}`;
 }
