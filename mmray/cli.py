@@ -238,7 +238,9 @@ def explain(
 
 @app.command()
 def search(
-    query: Annotated[str, typer.Argument(help="An EEG or audio file, or the id of a stored recording.")],
+    query: Annotated[
+        list[str], typer.Argument(help="EEG or audio files, or ids of stored recordings; several are joined.")
+    ],
     target: Annotated[Literal["eeg", "audio"], typer.Option(help="What to look for.")] = "audio",
     top_k: Annotated[int, typer.Option(help="How many matches.")] = 10,
     config_file: ConfigFile = None,

@@ -132,9 +132,8 @@ class SearchAnswer:
             return []
         of = self.evidence
         said = "above chance" if of.above_chance else "not distinguishable from chance"
-        return [
-            f"this run, on unseen people: {of.metric} {of.value:.3f}, chance {of.chance:.3f}, p {of.p_value:.2g}: {said}"
-        ]
+        figures = f"{of.metric} {of.value:.3f}, chance {of.chance:.3f}, p {of.p_value:.2g}"
+        return [f"this run, on unseen people: {figures}: {said}"]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from mmray.schema import Modality
 from mmray.serving.answer import Filters, Match, QueryError, Stored
 
 _FILTERED = ("label", "study", "task", "session", "role", "exclude_subject")
@@ -53,7 +54,7 @@ class Columns:
         self._source_N = table["source_sha256"]
         self._age_N = table["age"].to_numpy()  # null becomes NaN
         self._segments_N = table["segments"].to_numpy()
-        self.modality = str(table["modality"][0])
+        self.modality: Modality = table["modality"][0].as_py()
         names = ("subject_id", "study", "session", "task", "label", "label_name", "role")
         self._coded = {name: Coded.of(table[name]) for name in names}
 
@@ -102,7 +103,7 @@ class Columns:
             score=score,
             recording_id=self._id_N[row].as_py(),
             subject_id=about["subject_id"][row],
-            modality=self.modality,  # type: ignore[arg-type]
+            modality=self.modality,
             study=about["study"][row],
             session=about["session"][row],
             task=about["task"][row],
@@ -118,7 +119,8 @@ class Columns:
         """A row as a recording of the index."""
         told = {name: coded[row] for name, coded in self._coded.items()}
         segments = int(self._segments_N[row])
-        return Stored(self._id_N[row].as_py(), modality=self.modality, age=self.age(row), segments=segments, **told)
+        age, modality = self.age(row), self.modality
+        return Stored(recording_id=self._id_N[row].as_py(), modality=modality, age=age, segments=segments, **told)
 
     def rows(self, subject: str | None = None, contains: str | None = None) -> NDArray[np.int64]:
         """Rows of a subject whose id contains a text, whatever its case; in order of id."""
@@ -161,10 +163,9 @@ class Columns:
             return allowed_N
         if least is not None and most is not None and least > most:
             raise QueryError(f"age_min {least:g} is above age_max {most:g}")
-        within_N = ~np.isnan(self._age_N)
-        within_N &= (self._age_N >= (-np.inf if least is None else least)) & (
-            self._age_N <= (np.inf if most is None else most)
-        )
+        # NaN, an age that is not known, is within no range
+        within_N: NDArray[np.bool_] = self._age_N >= (0 if least is None else least)
+        within_N &= self._age_N <= (np.inf if most is None else most)
         return within_N if allowed_N is None else allowed_N & within_N
 
     def _known(self, field: str) -> str:

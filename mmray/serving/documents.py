@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+from mmray.serving.answer import NOTE
 from mmray.serving.api_types import MOST_FILES
 from mmray.serving.problems import MEDIA_TYPE as PROBLEM
 
@@ -72,7 +73,7 @@ _CLASSES = {
     "modality_weights": {"eeg": 1.0},
     "subject_seen_in_training": None,
     "evidence": {**_EVIDENCE, "direction": "fused", "metric": "balanced_accuracy", "value": 0.55, "chance": 0.5},
-    "note": "not a diagnosis: a research model's class probabilities, to be read beside its balanced accuracy and chance",
+    "note": NOTE,
 }
 _STATUS = {
     "index_version": "5d9f0c7a1e22",

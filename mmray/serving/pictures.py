@@ -83,7 +83,7 @@ def _spectrogram(figure: Figure, recording: Recording, settings: Config) -> None
     if len(wave_T) < window or not wave_T.any():
         raise RecordingError(f"{recording.path}: too short or too silent to be drawn")
     hop = max(window // 4, len(wave_T) // 900)  # no more columns than the picture can show
-    frequency_F, time_T, power_FT = signal.spectrogram(wave_T, rate, "hann", window, max(0, window - hop))
+    frequency_F, _, power_FT = signal.spectrogram(wave_T, rate, "hann", window, max(0, window - hop))
     level_FT = 10 * np.log10(np.maximum(power_FT, 1e-9 * power_FT.max()))
     axis = figure.subplots()
     extent = (0.0, len(wave_T) / rate, 0.0, frequency_F[-1] / 1000)

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -22,8 +23,8 @@ from mmray.schema import MODALITIES
 from mmray.serving import queries
 from mmray.serving.answer import (
     BatchAnswer,
-    ClassProbability,
     Classification,
+    ClassProbability,
     Filters,
     QueryError,
     SearchAnswer,
@@ -153,6 +154,17 @@ class Retriever:
         neighbours, shares = self._explained(asked)
         return replace(answer, neighbours=neighbours, modality_weights=shares)
 
+    def search_recording(
+        self, recording_id: str, target: str, top_k: int = 10, filters: Filters | None = None
+    ) -> SearchAnswer:
+        """As `search`, with one stored recording."""
+        return self.search(self.stored(recording_id), target, top_k, filters)
+
+    def search_file(self, path: Path, target: str, top_k: int = 10, filters: Filters | None = None) -> SearchAnswer:
+        """As `search`, with one file."""
+        self._check(target, top_k)  # before it is encoded
+        return self.search([self.file(path)], target, top_k, filters)
+
     def search_batch(
         self, recording_ids: Sequence[str], target: str, top_k: int = 10, filters: Filters | None = None
     ) -> BatchAnswer:
@@ -199,7 +211,8 @@ class Retriever:
         for query in asked:
             segments = query.segments or self._segments(query)
             vectors.setdefault(query.modality, []).append(queries.encoded(self.run, segments))
-        probability_C, shares = inference.classify_person(self.run.model, vectors)
+        joined = {modality: torch.cat(parts) for modality, parts in vectors.items()}
+        probability_C, shares = inference.classify_person(self.run.model, joined)
         names = {label: name for columns in self.columns.values() for label, name in columns.labels().items()}
         manifest = self.index.manifest
         return Classification(
@@ -334,8 +347,8 @@ class Retriever:
             return from_table(self.workspace.read_table(*folder, part))
         except WorkspaceError:
             raise UnknownRecordingError(
-                f"recording {query.name!r} is in the index, and its prepared segments are not in the workspace any more; "
-                "run `mmray prepare`"
+                f"recording {query.name!r} is in the index, and its prepared segments are not in the workspace; "
+                "run `mmray prepare` again"
             ) from None
 
     @cached_property
@@ -356,7 +369,8 @@ class Retriever:
         if scale == 0:
             raise QueryError("the vector is zero, so it has no direction to compare")
         given_E = given_E / scale  # so that the norm of huge or tiny numbers neither overflows nor vanishes
-        return (given_E / np.linalg.norm(given_E)).astype(np.float32)
+        unit_E: NDArray[np.float32] = (given_E / np.linalg.norm(given_E)).astype(np.float32)
+        return unit_E
 
     def _check(self, target: str, top_k: int) -> None:
         if target not in self.index.vectors:
@@ -366,9 +380,9 @@ class Retriever:
 
 
 def search(
-    config: Config, asked: Sequence[str], target: str, top_k: int = 10, filters: Filters | None = None
+    config: Config, asked: str | Sequence[str], target: str, top_k: int = 10, filters: Filters | None = None
 ) -> SearchAnswer:
-    """What `mmray search` answers: each of `asked` is a stored recording's id, or else a file.
+    """What `mmray search` answers: what is asked with are stored recordings' ids, and files.
 
     Raises:
         WorkspaceError: there is no usable index.
@@ -376,7 +390,7 @@ def search(
     """
     retriever = Retriever.open(Workspace(config.workspace), top_k_limit=config.serve.top_k_limit)
     found = []
-    for one in asked:
+    for one in [asked] if isinstance(asked, str) else asked:
         try:
             found += retriever.stored(one)
         except UnknownRecordingError:

@@ -113,8 +113,8 @@ def refuse_hostile(path: Path, study: str, most_s: float) -> None:
     most = _STRETCHES * stretches.EEG_SAMPLES if streamed else stretches.EEG_SAMPLES
     if samples * channels > most:
         raise RecordingError(
-            f"{path}: {channels} channels of {samples:,} samples are more than the {most:,} that are taken; send a part "
-            "of it, or at a lower sampling rate"
+            f"{path}: {channels} channels of {samples:,} samples are more than the {most:,} that are taken; send a "
+            "part of it, or at a lower sampling rate"
         )
 
 
