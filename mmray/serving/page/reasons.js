@@ -19,23 +19,25 @@ export function reasonsPanel(answer) {
   );
 }
 
+/** A slot can also pull against the query's vector: its share is then below nothing, and no bar shows it. */
 function shares(weights) {
-  const total = weights.reduce((sum, [, weight]) => sum + weight, 0) || 1;
+  const whole = weights.reduce((sum, [, weight]) => sum + Math.max(weight, 0), 0) || 1;
   const parts = weights.map(([modality, weight]) => {
     const part = el("span", { class: modality === "eeg" ? "eeg" : "voice" });
-    part.style.width = `${(100 * weight) / total}%`;
+    part.style.width = `${(100 * Math.max(weight, 0)) / whole}%`;
     return part;
   });
   return el(
     "div",
     {},
     el("h4", {}, "Weight of each modality"),
+    el("p", { class: "soft" }, "What share of the query's vector comes from each modality's slot."),
     el("span", { class: "bar stacked", "aria-hidden": "true" }, parts),
     el(
       "p",
       { class: "shares" },
       weights.map(([modality, weight]) =>
-        el("span", {}, el("span", { class: `kind ${modality}` }, one(modality)), ` ${percent(weight / total)}`),
+        el("span", {}, el("span", { class: `kind ${modality}` }, one(modality)), ` ${percent(weight)}`),
       ),
     ),
   );

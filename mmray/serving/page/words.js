@@ -18,8 +18,9 @@ export const count = (number, modality) =>
 
 /** 0.392 as "39 %"; small ones keep a decimal. */
 export function percent(fraction) {
-  const points = 100 * fraction;
-  return `${points > 0 && points < 2 ? points.toFixed(1) : Math.round(points)}${TIED}%`;
+  const points = Math.abs(100 * fraction);
+  const sign = fraction < 0 ? "−" : "";
+  return `${sign}${points > 0 && points < 2 ? points.toFixed(1) : Math.round(points)}${TIED}%`;
 }
 
 /** "p < 0.001", or two digits of it. */
@@ -48,8 +49,8 @@ export function about(row) {
   return [
     `subject ${row.subject_id}`,
     row.task,
-    row.session && `session ${row.session}`,
-    row.age !== null && row.age !== undefined && `${Math.round(row.age)} years`,
+    row.session && `session${TIED}${row.session}`,
+    row.age !== null && row.age !== undefined && `${Math.round(row.age)}${TIED}years`,
   ]
     .filter(Boolean)
     .join(" · ");
