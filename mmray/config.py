@@ -464,6 +464,9 @@ class Serve(Section):
     host: str = Field("127.0.0.1", json_schema_extra=HARDWARE, description="loopback refuses every other machine")
     port: int = Field(8000, ge=1, le=65535, json_schema_extra=HARDWARE, description="of the front")
     replicas: int = Field(1, ge=1, json_schema_extra=HARDWARE, description="processes that answer")
+    replicas_max: int | None = Field(
+        None, ge=1, json_schema_extra=HARDWARE, description="grow up to these under load; null: as many as replicas"
+    )
     max_ongoing_requests: int = Field(16, ge=1, json_schema_extra=HARDWARE, description="in flight a replica")
     max_queued_requests: int = Field(64, ge=1, json_schema_extra=HARDWARE, description="waiting; more are answered 503")
     request_timeout_s: Positive = Field(30.0, json_schema_extra=HARDWARE, description="a longer request is cut")
@@ -478,6 +481,17 @@ class Serve(Section):
     playback: bool = Field(
         True, json_schema_extra=HARDWARE, description="whether stored recordings can be heard and seen by who has a key"
     )
+    access_log: str | None = Field(
+        None,
+        json_schema_extra=HARDWARE,
+        description="folder of a file a replica with a line a request; null: stderr, which Ray keeps in its logs",
+    )
+
+    @model_validator(mode="after")
+    def _grows(self) -> Serve:
+        if self.replicas_max is not None and self.replicas_max < self.replicas:
+            raise ValueError(f"replicas_max is {self.replicas_max}, below replicas ({self.replicas})")
+        return self
 
 
 class Cluster(Section):

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1] / "mmray"
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 BASE = {"__init__", "errors", "schema", "config", "storage", "progress", "cluster", "keeper"}
 LAYERS = ("recordings", "graphs", "features", "models", "evaluation", "training", "index", "serving")
-TOP = {"cli", "demo", "doctor"}
+TOP = {"cli", "client", "demo", "doctor"}
 MAY_IMPORT_RAY = {
     "cluster.py",
     "features/pipeline.py",

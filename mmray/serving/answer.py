@@ -13,6 +13,8 @@ from pydantic import Field
 from mmray.errors import MmrayError
 from mmray.schema import Modality
 
+MOST_QUERIES = 16  # recordings that are asked with together
+MOST_MATCHES = 100_000  # of all answers of a batch
 NOTE = "not a diagnosis: a research model's class probabilities, to be read beside its balanced accuracy and chance"
 
 

@@ -7,8 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from mmray.schema import Metric, Modality
-from mmray.serving.answer import Filters
-from mmray.serving.retriever import MOST_QUERIES
+from mmray.serving.answer import MOST_QUERIES, Filters
 
 MOST_IDS = 1000  # of a batch
 MOST_FILES = 4

@@ -22,6 +22,8 @@ from mmray.index.embed import recording_vector
 from mmray.schema import MODALITIES
 from mmray.serving import queries
 from mmray.serving.answer import (
+    MOST_MATCHES,
+    MOST_QUERIES,
     BatchAnswer,
     Classification,
     ClassProbability,
@@ -40,10 +42,8 @@ from mmray.storage import Workspace
 from mmray.training import inference
 from mmray.training.checkpoint import LoadedRun, fingerprint, load_run
 
-MOST_QUERIES = 16
-MOST_MATCHES = 100_000  # of all answers of a batch
 _NAMED = 8  # unknown ids that an error names
-_QUICK_S, _QUICK_MATCHES = 1e-3, 100
+_QUICK_S, _QUICK_MATCHES = 2e-3, 100
 _WARMED = 5  # searches
 _UNFILTERED = Filters()
 _REMEMBERED = 4096  # stored recordings whose explanation is kept
