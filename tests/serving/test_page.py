@@ -283,11 +283,18 @@ def test_axe_sees_a_control_without_a_name(page):
     assert [v["id"] for v in told["violations"] if v["impact"] in ("serious", "critical")] == ["button-name"]
 
 
+def test_without_a_key_there_is_no_page_and_no_part_of_it(page):
+    answers = [httpx.get(f"{page.origin}{path}").status_code for path in ("/", "/page/main.js", "/page/style.css")]
+    assert answers == [401, 401, 401]
+
+
 def test_the_key_leaves_the_address_and_the_rest_of_it_stays(page):
     page.open(f"&from=mail#recording={UNSEEN_EEG}&target=audio")
     page.matches()
     assert page.run("return location.href") == f"{page.origin}/?from=mail#recording={UNSEEN_EEG}&target=audio"
     assert page.run("return document.cookie") == ""  # the page's own code cannot read what stands in for the key
+    page.browser.refresh()
+    assert page.matches()
 
 
 def test_what_the_run_found_above_chance_is_said_with_its_figure(page):
@@ -391,9 +398,8 @@ def test_back_returns_to_the_query_before(page):
 def test_a_full_endpoint_is_asked_again_and_the_user_is_told(page):
     page.open()
     page.crowd.refused, page.crowd.retry_after = 2, 1
-    page.run("document.querySelector('.offers button')?.click()") if page.wait(
-        "return document.querySelector('.offers button') !== null"
-    ) else None
+    page.wait("return document.querySelector('.offers button') !== null")
+    page.run("document.querySelector('.offers button').click()")
     page.wait("return document.querySelector('#told').textContent.startsWith('The endpoint is busy')")
     assert page.matches()
     assert page.crowd.refused == 0
