@@ -118,8 +118,9 @@ class _Connection:
         self._timeout_s = timeout_s
         self._headers = {"x-api-key": key, "accept": "application/json, application/problem+json"}
         try:
-            if httpx.URL(self._url).scheme not in ("http", "https"):
-                raise httpx.InvalidURL("no scheme")
+            parsed = httpx.URL(self._url)
+            if parsed.scheme not in ("http", "https") or not parsed.host:
+                raise httpx.InvalidURL("no scheme or no host")
         except httpx.InvalidURL:
             raise EndpointError(
                 f"{url!r} is no address of an endpoint; write it as https://host or http://host:port"

@@ -106,7 +106,7 @@ def refuse_hostile(path: Path, study: str, most_s: float) -> None:
             raise RecordingError(without_folder(str(error), Path(recording.path), str(path))) from error
         streamed = signals.is_streamed(recording)
     if not rate > 0 or samples / rate > most_s:
-        lasts = f"{samples / rate:,.0f} s" if rate > 0 else "forever"
+        lasts = f"{samples / rate:g} s" if rate > 0 else "forever"
         raise RecordingError(
             f"{path}: lasts {lasts}, and at most {most_s:g} s are taken (serve.max_recording_s); send a part of it"
         )
