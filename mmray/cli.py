@@ -38,6 +38,7 @@ WorkspaceRoot = Annotated[
 Tracker = Annotated[
     Literal["tensorboard", "mlflow"] | None, typer.Option("--track", help="Tell this of every epoch, too.")
 ]
+Stage = Literal["prepare", "train", "sweep", "compare", "power", "index", "serve"]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 
 
@@ -303,15 +304,28 @@ def explain(
 
 @app.command()
 def search(
-    query: Annotated[str, typer.Argument(help="An EEG or audio file, or the id of a stored recording.")],
+    query: Annotated[
+        list[str], typer.Argument(help="EEG or audio files, or ids of stored recordings; several are joined.")
+    ],
     target: Annotated[Literal["eeg", "audio"], typer.Option(help="What to look for.")] = "audio",
     top_k: Annotated[int, typer.Option(help="How many matches.")] = 10,
+    url: Annotated[
+        str | None, typer.Option(help="Ask this endpoint instead of a local index.", show_default=False)
+    ] = None,
+    key: Annotated[str, typer.Option(envvar="MMRAY_KEY", help="API key of the endpoint.", show_default=False)] = "",
     config_file: ConfigFile = None,
     overrides: Overrides = None,
     workspace: WorkspaceRoot = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find the recordings most like this one in the published index."""
+    """Find the recordings most like these in the published index."""
+    if url:
+        from mmray.client import Client
+
+        asked = [Path(one) if Path(one).is_file() else one for one in query]
+        with Client(url, key) as client:
+            _show(client.search(*asked, target=target, top_k=top_k), as_json)
+        return
     config = _resolve(config_file, overrides, workspace)
     from mmray.serving import retriever
 
@@ -332,6 +346,102 @@ def serve(
     from mmray.serving import app as endpoint
 
     endpoint.serve(config, key)
+
+
+keys_app = typer.Typer(help="Make, list and end the keys of a workspace's endpoints.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+KeyName = Annotated[str, typer.Argument(help="Whose key it is: letters, digits, _ and -.")]
+
+
+@keys_app.command("add")
+def keys_add(
+    name: KeyName,
+    rate: Annotated[int | None, typer.Option(help="Requests a minute; no limit when left out.")] = None,
+    expires: Annotated[float | None, typer.Option(help="Days until it ends; never when left out.")] = None,
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    workspace: WorkspaceRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key and print it, this once."""
+    config = _resolve(config_file, overrides, workspace)
+    from mmray.serving import keys
+    from mmray.storage import Workspace
+
+    _show(keys.add(Workspace(config.workspace), name, rate, expires), as_json)
+
+
+@keys_app.command("list")
+def keys_list(
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    workspace: WorkspaceRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print names, rates and ends; the keys themselves are kept nowhere."""
+    config = _resolve(config_file, overrides, workspace)
+    from mmray.serving import keys
+    from mmray.storage import Workspace
+
+    _show(keys.listed(Workspace(config.workspace)), as_json)
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    name: KeyName,
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    workspace: WorkspaceRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """End a key now; running endpoints see it within serve.refresh_s."""
+    config = _resolve(config_file, overrides, workspace)
+    from mmray.serving import keys
+    from mmray.storage import Workspace
+
+    _show(keys.revoke(Workspace(config.workspace), name), as_json)
+
+
+@keys_app.command("rotate")
+def keys_rotate(
+    name: KeyName,
+    overlap: Annotated[float, typer.Option(help="Hours that the old key goes on to be taken.")] = 24.0,
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    workspace: WorkspaceRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a new key of the same name and let the old one end after the overlap."""
+    config = _resolve(config_file, overrides, workspace)
+    from mmray.serving import keys
+    from mmray.storage import Workspace
+
+    _show(keys.rotate(Workspace(config.workspace), name, overlap), as_json)
+
+
+@app.command()
+def submit(
+    stage: Annotated[Stage, typer.Argument(help="The verb to run there; prepare finds the recordings first.")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(help="More of the verb's own, after --.", show_default=False)
+    ] = None,
+    address: Annotated[
+        str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard.")
+    ] = "http://127.0.0.1:8265",
+    follow: Annotated[bool, typer.Option(help="Print the job's log, on stderr, and end with its exit code.")] = True,
+    stop: Annotated[bool, typer.Option("--stop-on-interrupt", help="Ctrl-C stops the job, too.")] = False,
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    workspace: WorkspaceRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a stage as a job on a cluster, under the settings resolved here."""
+    config = _resolve(config_file, overrides, workspace)
+    from mmray import submission
+
+    ended = submission.submit(config, stage, address, arguments, follow=follow, stop_on_interrupt=stop)
+    _show(ended, as_json)
+    raise typer.Exit(ended.exit_code)
 
 
 @app.command()

@@ -36,6 +36,8 @@ _ENVIRONMENT = {
     # else ray.init waits for as many workers as cores, and for ever where one dies while it starts (ray issue 40131)
     "RAY_prestart_worker_first_driver": "0",
 }
+# the node's address becomes 127.0.0.1, and Ray's own processes then listen on loopback alone
+_ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 _KILLED = (
     "was killed, mostly for want of memory; what is finished is kept: run the same command again, with a lower "
     "cluster.num_cpus where it happens again"
@@ -51,12 +53,13 @@ def session(config: Cluster) -> Iterator[None]:
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    import ray.exceptions
+    joined = address(config)
+    with environment({} if joined else _ALONE):  # read once, when ray is imported; what we start need not inherit it
+        import ray.exceptions
 
     if ray.is_initialized():
         yield
         return
-    joined = address(config)
     if joined:
         try:
             _knock(joined)
@@ -73,7 +76,8 @@ def session(config: Cluster) -> Iterator[None]:
         return
     # a short path: Ray's sockets live under it and AF_UNIX allows 107 bytes
     folder = tempfile.mkdtemp(prefix="mmray-")  # ours alone; Ray opens the folder it is given to every user
-    # Ray's own ports face every interface: a token known to this process tree alone guards them, and no file holds it.
+    # Other users of this machine reach Ray's ports: a token known to this process tree alone guards them, and no file
+    # holds it.
     # RAY_AUTH_MODE stays unset: ray.init then turns token authentication on itself, also where ray was imported before.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     kept = _keeper(folder)
@@ -98,6 +102,18 @@ def session(config: Cluster) -> Iterator[None]:
     finally:
         ray.shutdown()
         kept.communicate(ending)
+
+
+@contextmanager
+def environment(values: dict[str, str]) -> Iterator[None]:
+    """Variables for the block; a user's own value wins."""
+    added = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 def _keeper(folder: str) -> subprocess.Popen[bytes]:

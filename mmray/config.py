@@ -497,6 +497,9 @@ class Serve(Section):
     host: str = Field("127.0.0.1", json_schema_extra=HARDWARE, description="loopback refuses every other machine")
     port: int = Field(8000, ge=1, le=65535, json_schema_extra=HARDWARE, description="of the front")
     replicas: int = Field(1, ge=1, json_schema_extra=HARDWARE, description="processes that answer")
+    replicas_max: int | None = Field(
+        None, ge=1, json_schema_extra=HARDWARE, description="grow up to these under load; null: as many as replicas"
+    )
     max_ongoing_requests: int = Field(16, ge=1, json_schema_extra=HARDWARE, description="in flight a replica")
     max_queued_requests: int = Field(64, ge=1, json_schema_extra=HARDWARE, description="waiting; more are answered 503")
     request_timeout_s: Positive = Field(30.0, json_schema_extra=HARDWARE, description="a longer request is cut")
@@ -504,7 +507,24 @@ class Serve(Section):
         2.0, json_schema_extra=HARDWARE, description="between looks at the index that is published"
     )
     max_upload_mb: Positive = Field(200.0, json_schema_extra=HARDWARE, description="a larger upload is answered 413")
+    max_recording_s: Positive = Field(
+        3600.0, json_schema_extra=HARDWARE, description="a longer uploaded recording is answered 422"
+    )
     top_k_limit: int = Field(1000, ge=1, json_schema_extra=HARDWARE, description="matches an answer may hold")
+    playback: bool = Field(
+        True, json_schema_extra=HARDWARE, description="whether stored recordings can be heard and seen by who has a key"
+    )
+    access_log: str | None = Field(
+        None,
+        json_schema_extra=HARDWARE,
+        description="folder of a file a replica with a line a request; null: stderr, which Ray keeps in its logs",
+    )
+
+    @model_validator(mode="after")
+    def _grows(self) -> Serve:
+        if self.replicas_max is not None and self.replicas_max < self.replicas:
+            raise ValueError(f"replicas_max is {self.replicas_max}, below replicas ({self.replicas})")
+        return self
 
 
 class Cluster(Section):

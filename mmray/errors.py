@@ -27,6 +27,20 @@ class WorkspaceError(MmrayError):
     exit_code = 4
 
 
+class EndpointError(MmrayError):
+    """An endpoint refused, answered something else, or did not answer in time.
+
+    Attributes:
+        status: of the last answer; None where there was none.
+    """
+
+    exit_code = 6
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class ResourceError(MmrayError):
     """The machine or cluster cannot hold what was asked of it."""
 

@@ -18,7 +18,7 @@ from mmray.features.extract import extract, shape
 from mmray.index.build import IndexSummary, build_index
 from mmray.models import registry
 from mmray.recordings.splits import Fold
-from mmray.schema import MODALITIES, PARTS, Recording, recordings_table
+from mmray.schema import MODALITIES, PARTS, Metric, Recording, metrics_table, recordings_table
 from mmray.storage import Workspace
 from mmray.training import batches, reference
 from mmray.training.checkpoint import save_model
@@ -27,6 +27,12 @@ from mmray.training.results import chosen, embeddings_table, encoded_by
 SUBJECTS = ("s1", "s2", "s3", "s4", "s5", "s6")
 FOLD = Fold(train=SUBJECTS[:3], validation=SUBJECTS[3:4], test=SUBJECTS[4:5])  # nobody told the run of s6
 RUN = "run-a"
+METRICS = [
+    Metric("retrieval", "eeg->audio", "subject", "R@1", 0.4, 20, 0.2, 0.6, chance=0.05, p_value=0.001, gallery=20),
+    Metric("retrieval", "eeg->audio", "segment", "R@1", 0.3, 900, 0.2, 0.4, chance=0.05, p_value=0.001, gallery=20),
+    Metric("retrieval", "audio->eeg", "subject", "R@1", 0.1, 20, 0.0, 0.2, chance=0.05, p_value=0.2, gallery=20),
+    Metric("classification", "fused", "subject", "balanced_accuracy", 0.6, 20, 0.4, 0.8, chance=0.5, p_value=0.1),
+]
 
 
 def make_config(workspace: Path) -> Config:
@@ -130,6 +136,7 @@ def make_run(config: Config, run_id: str, seed: int) -> None:
         embeddings_table(model, encoded_by(model, segments), segments, FOLD), "runs", run_id, "embeddings.parquet"
     )
     save_model(workspace, model.state_dict(), model.reference, run_id, config)
+    workspace.write_table(metrics_table(METRICS), "runs", run_id, "metrics.parquet")
     summary = {"run_id": run_id, "features_digest": digest, "fold": 0, "shapes": shapes, "classes": 2}
     workspace.write_json(summary, "runs", run_id, "run.json")
 

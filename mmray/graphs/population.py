@@ -93,10 +93,10 @@ def _largest(score_QX: Tensor, k: int) -> Tensor:
     return column_QK.gather(1, found.values.gather(1, by_column_QK).sort(dim=1, descending=True, stable=True).indices)
 
 
-def partner_message(
+def partners(
     query_QE: Tensor, subject_Q: Tensor, reference: Reference, own: int, other: int, k: int, sharpness: Tensor
-) -> Tensor:
-    """What the partners of a query's neighbours look like: their mean, weighted by a softmax of similarity.
+) -> tuple[Tensor, Tensor]:
+    """Which reference rows answer for a query, Q x K, and with what weight: a softmax of similarity.
 
     A neighbour is a reference sample of the query's own modality, of another subject, that has a partner. Gradient
     flows to the query and the sharpness; the reference stands still.
@@ -108,13 +108,20 @@ def partner_message(
         other: position of the modality asked for.
         k: neighbours.
         sharpness: factor of the cosine before the softmax.
-
-    Returns:
-        Q x E, of modality `other`.
     """
-    complete_R = reference.present_RM[:, own] & reference.present_RM[:, other]
-    vector_RME, subject_R = reference.vector_RME[complete_R], reference.subject_R[complete_R]
-    row_QK = nearest(query_QE, vector_RME[:, own], subject_Q, subject_R, k)
-    cosine_QK = F.cosine_similarity(query_QE[:, None].float(), vector_RME[row_QK, own], dim=-1)
-    weight_QK = (sharpness * cosine_QK).softmax(1)
-    return torch.einsum("qk,qke->qe", weight_QK, vector_RME[row_QK, other]).to(query_QE.dtype)
+    complete_C = (reference.present_RM[:, own] & reference.present_RM[:, other]).nonzero().squeeze(1)
+    vector_CE, subject_C = reference.vector_RME[complete_C, own], reference.subject_R[complete_C]
+    row_QK = nearest(query_QE, vector_CE, subject_Q, subject_C, k)
+    cosine_QK = F.cosine_similarity(query_QE[:, None].float(), vector_CE[row_QK], dim=-1)
+    return complete_C[row_QK], (sharpness * cosine_QK).softmax(1)
+
+
+def partner_message(
+    query_QE: Tensor, subject_Q: Tensor, reference: Reference, own: int, other: int, k: int, sharpness: Tensor
+) -> Tensor:
+    """What the partners of a query's neighbours look like: their weighted mean, Q x E of modality `other`.
+
+    Args: as `partners`.
+    """
+    row_QK, weight_QK = partners(query_QE, subject_Q, reference, own, other, k, sharpness)
+    return torch.einsum("qk,qke->qe", weight_QK, reference.vector_RME[row_QK, other]).to(query_QE.dtype)

@@ -27,7 +27,7 @@ from mmray.models.layers import (
     readout,
 )
 from mmray.models.nodes import TimeFilter, node_encoder
-from mmray.models.population import PopulationGraph
+from mmray.models.population import Borrowed, PopulationGraph
 from mmray.models.system import Encoder, Fused, System, projection
 
 NAMED_NODES = ("eeg",)  # modalities whose nodes are places
@@ -217,3 +217,25 @@ class CrossModalGCN(System):
             return F.normalize(attend({own: encoded_BE}).float(), dim=-1)
         asked_BE = self.population(own, encoded_BE, subject_B, self.reference, attend)
         return F.normalize(asked_BE.float(), dim=-1)
+
+    @torch.no_grad()
+    def borrowed(self, modality: str, encoded_BE: Tensor, subject_B: Tensor) -> dict[str, Borrowed]:
+        """As System.borrowed."""
+        if self.population is None or self.reference is None:
+            return {}
+        own, found = self.modalities.index(modality), {}
+        for position, other in enumerate(self.modalities):
+            if position == own:
+                continue
+            row_BK, weight_BK = self.population.partners(own, position, encoded_BE, subject_B, self.reference)
+            share_B = None
+            if self.attention is not None:
+                message_BE = torch.einsum("bk,bke->be", weight_BK, self.reference.vector_RME[row_BK, position])
+                filled = {modality: encoded_BE, other: message_BE}
+                present_M = torch.tensor([m in filled for m in self.modalities], device=encoded_BE.device)
+                slots = {m: filled.get(m, torch.zeros_like(encoded_BE)) for m in self.modalities}
+                _, alpha_BMM = self._attend(slots, present_M.expand(len(encoded_BE), -1))
+                assert alpha_BMM is not None
+                share_B = self.population.inter_MM[own, position] * alpha_BMM[:, own, position]
+            found[other] = Borrowed(row_BK, weight_BK, share_B)
+        return found

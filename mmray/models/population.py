@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from mmray.graphs.population import Reference, partner_message
+from mmray.graphs.population import Reference, partner_message, partners
 
 START_SHARPNESS = 10.0
+
+
+@dataclass(frozen=True)
+class Borrowed:
+    """What filled one slot of lone queries.
+
+    Attributes:
+        row_BK: rows of the reference.
+        weight_BK: their weights; a row's sum to 1.
+        share_B: of the slot in the query's vector, A^(inter) times its attention; None without attention.
+    """
+
+    row_BK: Tensor
+    weight_BK: Tensor
+    share_B: Tensor | None
 
 
 class PopulationGraph(nn.Module):
@@ -62,3 +78,10 @@ class PopulationGraph(nn.Module):
                 with_BE = attend({own: encoded_BE, other: message_BE})
                 out_BE = out_BE + self.inter_MM[own, other] * (with_BE - alone_BE)
         return out_BE
+
+    def partners(
+        self, own: int, other: int, encoded_BE: Tensor, subject_B: Tensor, reference: Reference
+    ) -> tuple[Tensor, Tensor]:
+        """Which reference rows fill a query's slot `other`, and their weights, B x K each."""
+        sharpness = self.log_sharpness_M[own].exp()
+        return partners(encoded_BE, subject_B, reference, own, other, self.neighbours, sharpness)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mmray import config
 from mmray.graphs.population import STRANGER, Reference
 from mmray.models.dropout import Dropout
+from mmray.models.population import Borrowed
 
 MAX_LOGIT_SCALE = 100.0
 
@@ -211,6 +212,10 @@ class System(nn.Module):
     def lone(self, modality: str, encoded_BE: Tensor, subject_B: Tensor) -> Tensor:
         """The embedding that a lone segment's vector becomes; it is given no partner to leak."""
         return F.normalize(encoded_BE.float(), dim=-1)
+
+    def borrowed(self, modality: str, encoded_BE: Tensor, subject_B: Tensor) -> dict[str, Borrowed]:
+        """Modality -> what filled its slot when `lone` embedded these; empty without a population graph."""
+        return {}
 
     def _alone(self, modality: str, encoded_BE: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """A lone segment as a sample whose other modalities are absent: slots of zeros, and present_BM."""

@@ -53,26 +53,53 @@ def read_mat(path: Path, scale: float) -> tuple[NDArray[np.float64], float]:
         raise _damaged(path, error) from error
 
 
+def extent(path: Path) -> tuple[int, int, float]:
+    """Samples of a channel, channels and sampling rate; of the array itself nothing is read.
+
+    Raises:
+        RecordingError: as `read_mat`.
+    """
+    try:
+        if h5py.is_hdf5(path):
+            with h5py.File(path, "r") as file:
+                arrays = _arrays_v73(file)
+                name = _chosen_with_rate(path, {name: array.shape for name, array in arrays.items()})
+                return max(arrays[name].shape), ELECTRODES, _rate(path, arrays[_RATE][()])
+    except _DAMAGED_V73 as error:
+        raise _damaged(path, error) from error
+    try:
+        held = matrices(path)
+        name = _chosen_with_rate(path, {name: array.shape for name, array in held.items()})
+        return max(held[name].shape), ELECTRODES, _rate(path, held[_RATE].values())
+    except _DAMAGED_V5 as error:
+        raise _damaged(path, error) from error
+
+
 def _read_v5(path: Path, scale: float) -> tuple[NDArray[np.float64], float]:
     arrays = matrices(path)
-    name = _choose(path, {name: array.shape for name, array in arrays.items()})
-    if _RATE not in arrays:
-        raise _no_rate(path)
+    name = _chosen_with_rate(path, {name: array.shape for name, array in arrays.items()})
     array = arrays[name].values()
     return _scaled(array if array.shape[0] < array.shape[1] else array.T, scale), _rate(path, arrays[_RATE].values())
 
 
 def _read_v73(path: Path, scale: float) -> tuple[NDArray[np.float64], float]:
     with h5py.File(path, "r") as file:
-        arrays = {
-            name: item for name, item in file.items() if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiu"
-        }
-        name = _choose(path, {name: array.shape for name, array in arrays.items()})
-        if _RATE not in arrays:
-            raise _no_rate(path)
+        arrays = _arrays_v73(file)
+        name = _chosen_with_rate(path, {name: array.shape for name, array in arrays.items()})
         # MATLAB stores columns first, so HDF5 shows a (129, N) array as (N, 129)
         array = arrays[name][()]
         return _scaled(array if array.shape[0] < array.shape[1] else array.T, scale), _rate(path, arrays[_RATE][()])
+
+
+def _arrays_v73(file: h5py.File) -> dict[str, h5py.Dataset]:
+    return {name: item for name, item in file.items() if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiu"}
+
+
+def _chosen_with_rate(path: Path, shapes: dict[str, tuple[int, ...]]) -> str:
+    name = _choose(path, shapes)
+    if _RATE not in shapes:
+        raise RecordingError(f"{path}: has no {_RATE}; export the recording with it, in Hz")
+    return name
 
 
 def _choose(path: Path, shapes: dict[str, tuple[int, ...]]) -> str:
@@ -108,10 +135,6 @@ def _too_large(path: Path, much: str) -> RecordingError:
     return RecordingError(
         f"{path}: claims {much}, and a .mat cannot be read in parts; export the recording as EDF or FIF"
     )
-
-
-def _no_rate(path: Path) -> RecordingError:
-    return RecordingError(f"{path}: has no {_RATE}; export the recording with it, in Hz")
 
 
 def _damaged(path: Path, error: BaseException) -> RecordingError:

@@ -1,4 +1,4 @@
-"""Whether an HDF5 file reaches into others: one that comes from outside must not make us read what is not in it."""
+"""What an HDF5 file from outside would make us read: whether it reaches into others, and how much it unpacks to."""
 
 from __future__ import annotations
 
@@ -24,3 +24,16 @@ def points_outside(group: h5py.Group, seen: set[int] | None = None) -> bool:
             if points_outside(item, seen):
                 return True
     return False
+
+
+def unpacked_bytes(group: h5py.Group) -> int:
+    """What all datasets below a group hold once they are decompressed."""
+    total = 0
+
+    def add(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        nonlocal total
+        if isinstance(item, h5py.Dataset) and item.size is not None:
+            total += int(item.size) * item.dtype.itemsize
+
+    group.visititems(add)
+    return total

@@ -1,4 +1,4 @@
-"""What travels over HTTP. No path and no signal is in any answer."""
+"""What is sent to the endpoint, and what it tells of itself. Answers to queries are in `answer`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mmray.schema import Modality
+from mmray.schema import Metric, Modality
+from mmray.serving.answer import MOST_QUERIES, Filters
+
+MOST_IDS = 1000  # of a batch
+MOST_FILES = 4
+MOST_LISTED = 1000
 
 Text = Annotated[str, Field(min_length=1, max_length=200)]
+Age = Annotated[float, Field(ge=0, le=200)]
 
 
 class _Closed(BaseModel):
@@ -19,20 +25,59 @@ class Ask(_Closed):
     """What to look for, whatever the query is."""
 
     target: Modality = Field(description="what to look for: the recordings of this modality are ranked")
-    top_k: int = Field(10, description="how many matches, at most serve.top_k_limit")
+    top_k: int = Field(10, ge=1, description="how many matches, at most serve.top_k_limit")
     label: Text | None = Field(None, description="only recordings of this class, by name or number")
+    study: Text | None = Field(None, description="only recordings of this study")
     task: Text | None = Field(None, description="only recordings of this task")
     session: Text | None = Field(None, description="only recordings of this session")
     role: Text | None = Field(
         None, description="only subjects of this part in the run: train, validation, test or unseen"
     )
     exclude_subject: Text | None = Field(None, description="leave this subject's recordings out")
+    age_min: Age | None = Field(None, description="only subjects known to be this old or older, in years")
+    age_max: Age | None = Field(None, description="only subjects known to be this old or younger, in years")
+
+    def filters(self) -> Filters:
+        """Which recordings may be answered."""
+        return Filters(
+            self.label,
+            self.study,
+            self.task,
+            self.session,
+            self.role,
+            self.exclude_subject,
+            self.age_min,
+            self.age_max,
+        )
 
 
-class SearchById(Ask):
-    """Search with a stored recording."""
+class ById(_Closed):
+    """Stored recordings, of one person where there are several."""
 
-    recording_id: Text
+    recording_id: Text | Annotated[list[Text], Field(min_length=1, max_length=MOST_QUERIES)]
+
+    @property
+    def ids(self) -> list[str]:
+        """All of them."""
+        return [self.recording_id] if isinstance(self.recording_id, str) else self.recording_id
+
+
+class SearchById(Ask, ById):
+    """Search with stored recordings; several are joined."""
+
+    explain: bool = Field(True, description="tell what filled a lone query's other slots; without, it is quicker")
+
+
+class FormIds(_Closed):
+    """The stored recordings of a form, beside its files."""
+
+    recording_id: Annotated[list[Text], Field(max_length=MOST_QUERIES)] = []
+
+
+class SearchForm(Ask, FormIds):
+    """The fields of a search form, beside its files."""
+
+    explain: bool = Field(True, description="tell what filled a lone query's other slots; without, it is quicker")
 
 
 class SearchByVector(Ask):
@@ -41,36 +86,10 @@ class SearchByVector(Ask):
     vector: list[float] = Field(max_length=65536)
 
 
-class Match(BaseModel):
-    """One recording of an answer; score is the cosine similarity."""
+class SearchBatch(Ask):
+    """One search a stored recording."""
 
-    model_config = ConfigDict(from_attributes=True)
-
-    rank: int
-    score: float
-    recording_id: str
-    subject_id: str
-    modality: Modality
-    session: str
-    task: str
-    label: int | None
-    label_name: str | None
-    role: str = Field(description="the subject's part in the run: train, validation, test or unseen")
-    seen_in_training: bool
-
-
-class SearchAnswer(BaseModel):
-    """The best matches, best first."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    query: str
-    query_modality: Modality | None
-    target: Modality
-    gallery: int = Field(description="recordings compared with, after filters")
-    index_version: str
-    run_id: str
-    matches: list[Match]
+    recording_ids: list[Text] = Field(min_length=1, max_length=MOST_IDS)
 
 
 class Status(BaseModel):
@@ -83,8 +102,13 @@ class Status(BaseModel):
     kind: str
     width: int = Field(description="numbers in a vector")
     recordings: dict[str, int] = Field(description="by modality")
+    labels: list[str] = Field(description="names of the classes")
+    evaluation: list[Metric] = Field(description="what the run's own test found, beside chance")
+    takeover: str | None = Field(description="why the version that the workspace points at is not served; null: it is")
     top_k_limit: int
     max_upload_mb: float
+    max_recording_s: float
+    playback: bool = Field(description="whether stored recordings can be heard and seen")
     version: str
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import logging
-import os
 import secrets
 import signal
 import socket
@@ -14,15 +14,22 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from mmray import cluster
 from mmray.config import Config
 from mmray.errors import ConfigError, ResourceError
 from mmray.index import store
-from mmray.serving.guard import Guard, is_loopback, key_digest
+from mmray.serving import front, keys
+from mmray.serving.guard import Guard, is_loopback
 from mmray.storage import Workspace
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from mmray.serving.live import Live
+    from mmray.serving.metrics import Board
 
 _NAME = "mmray"
 _READY_S = 120.0
@@ -54,9 +61,9 @@ def serve(config: Config, key: str | None = None) -> None:
         ResourceError: the port is taken, or Ray or a replica does not start.
     """
     if cluster.address(config.cluster):
-        _check(config, key)
+        check(config, key)
         with cluster.session(config.cluster):
-            _announce(_deploy(config, key), key, "`serve shutdown` on the cluster ends it")
+            _announce(deploy(config, key), key, "`serve shutdown` on the cluster ends it")
         return
     stop = threading.Event()
     with running(config, key) as endpoint, _interrupted(stop):  # Ray sets handlers of its own when it starts
@@ -67,27 +74,28 @@ def serve(config: Config, key: str | None = None) -> None:
 @contextmanager
 def running(config: Config, key: str | None = None) -> Iterator[Endpoint]:
     """An endpoint on an embedded Ray that answers for as long as the block runs. Raises as `serve`."""
-    _check(config, key)
+    check(config, key)
     _refuse_taken(config.serve.host, config.serve.port)
     with (
-        tempfile.TemporaryDirectory(prefix="mms-", dir=_short_folder()) as folder,
-        _environment(_haproxy(folder)),
+        tempfile.TemporaryDirectory(prefix="mms-", dir=front.short_folder()) as folder,
+        cluster.environment(front.settings(folder)),
         cluster.session(config.cluster),
     ):
         from ray import serve as ray_serve
 
         try:
-            yield _deploy(config, key)
+            yield deploy(config, key)
         finally:
             ray_serve.shutdown()
 
 
-def _check(config: Config, key: str | None) -> None:
-    """Refuse what cannot be served before Ray starts."""
+def check(config: Config, key: str | None = None) -> None:
+    """Refuse what cannot be served before Ray starts. Raises ConfigError and WorkspaceError as `serve`."""
     if key is not None and (len(key) < _SHORTEST_KEY or not (key.isascii() and key.isprintable())):
         raise ConfigError(f"serve: the key must be at least {_SHORTEST_KEY} printable ASCII characters")
     workspace = Workspace(config.workspace)
     manifest = store.read_manifest(workspace, store.current(workspace))
+    keys.read(workspace)
     from mmray.serving.retriever import run_of
 
     run_of(workspace, manifest)  # a replica that cannot open it would end in Ray's words, not in ours
@@ -114,7 +122,7 @@ def _announce(endpoint: Endpoint, given: str | None, end: str) -> None:
     print(f"mmray serves at {endpoint.url}; every route asks for the key; {end}{made}", flush=True)
 
 
-def _deploy(config: Config, key: str | None) -> Endpoint:
+def deploy(config: Config, key: str | None) -> Endpoint:
     """Put the application on the session's Ray, replacing one that is there, and wait until it answers."""
     from ray import serve as ray_serve
     from ray.serve.config import HTTPOptions
@@ -130,10 +138,11 @@ def _deploy(config: Config, key: str | None) -> Endpoint:
             host=settings.host,
             port=settings.port,
             request_timeout_s=settings.request_timeout_s + 5,  # the guard's own limit comes first and says more
-        )
+        ),
+        logging_config=_LOGGING,
     )
     try:
-        ray_serve.run(_application(config, key_digest(key)), name=_NAME, route_prefix="/", logging_config=_LOGGING)
+        ray_serve.run(application_of(config, keys.digest(key)), name=_NAME, route_prefix="/", logging_config=_LOGGING)
     except (RuntimeError, RayServeException) as error:
         raise ResourceError(
             "serve: no replica started; see the Serve log of this Ray session, and `mmray doctor` for memory and "
@@ -145,12 +154,19 @@ def _deploy(config: Config, key: str | None) -> Endpoint:
     return Endpoint(f"http://{f'[{host}]' if ':' in host else host}:{settings.port}", key)
 
 
-_LOGGING = {"log_level": "WARNING", "enable_access_log": True}
+_LOGGING = {"log_level": "WARNING", "enable_access_log": False}  # its lines hold whole addresses; see mmray.access
 
 
-def _application(config: Config, key: bytes) -> Any:
+def application_of(config: Config, started: str | None) -> Any:
+    """The application as Serve takes it.
+
+    Args:
+        started: sha256 of a key that is valid beside the workspace's; None for theirs alone.
+    """
     from ray import serve as ray_serve
     from ray.serve.config import BackpressureConfig
+
+    settings = config.serve
 
     class Replica:
         """The encoder and the index in one process."""
@@ -159,31 +175,63 @@ def _application(config: Config, key: bytes) -> Any:
             cluster.limit_threads(config.cluster.task_cpus)
 
         def __serve_build_asgi_app__(self) -> Any:
-            from mmray.serving.http import routes
+            from mmray.serving.access import start_log
             from mmray.serving.live import Live
+            from mmray.serving.metrics import ClusterBoard
 
-            settings = config.serve
-            live = Live(Workspace(config.workspace), settings.top_k_limit)
-            live.watch(settings.refresh_s)
-            return Guard(
-                routes(live, settings),
-                key=key,
-                loopback_only=_is_loopback_host(settings.host),
-                max_body_bytes=int(settings.max_upload_mb * 1e6),
-                timeout_s=settings.request_timeout_s,
-            )
+            name = ray_serve.get_replica_context().replica_tag
+            start_log(settings.access_log, name)
+            self._live = Live(Workspace(config.workspace), settings.top_k_limit)
+            return stack(config, self._live, started, name, ClusterBoard(settings.refresh_s))
 
+        async def check_health(self) -> None:
+            """Serve replaces a replica that cannot answer."""
+            await asyncio.to_thread(self._live.check)
+
+    size: dict[str, Any] = {"num_replicas": settings.replicas}
+    if settings.replicas_max is not None:
+        # half of what a replica takes at once: the next one is ready before this one is full
+        wanted = max(1, settings.max_ongoing_requests // 2)
+        bounds = {"min_replicas": settings.replicas, "max_replicas": settings.replicas_max}
+        size = {"autoscaling_config": {**bounds, "target_ongoing_requests": wanted}}
     deployment = ray_serve.deployment(
         name="Retriever",
-        num_replicas=config.serve.replicas,
-        max_ongoing_requests=config.serve.max_ongoing_requests,
-        max_queued_requests=config.serve.max_queued_requests,
+        **size,
+        max_ongoing_requests=settings.max_ongoing_requests,
+        max_queued_requests=settings.max_queued_requests,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
         ray_actor_options={"num_cpus": config.cluster.task_cpus},
-        graceful_shutdown_timeout_s=config.serve.request_timeout_s,
+        graceful_shutdown_timeout_s=settings.request_timeout_s,
         max_constructor_retry_count=2,
     )
     return deployment(ray_serve.ingress()(Replica)).bind()
+
+
+def stack(config: Config, live: Live, started: str | None, replica: str, board: Board | None = None) -> ASGIApp:
+    """What a replica serves, from the outside in: counts, guard, metrics, routes; and the thread that renews it.
+
+    Args:
+        started: see application_of.
+        replica: its name, on its metrics.
+        board: where the other replicas' figures are; None where it is alone.
+    """
+    from mmray.serving.access import Observed
+    from mmray.serving.http import routes
+    from mmray.serving.live import watch
+    from mmray.serving.metrics import Page
+
+    settings = config.serve
+    keyring = keys.Keyring(started, Workspace(config.workspace), settings.replicas)
+    page = Page(routes(live, settings), replica, live, board)
+    watch(settings.refresh_s, live.refresh, keyring.refresh, page.publish)
+    guard = Guard(
+        page,
+        keys=keyring,
+        loopback_only=_is_loopback_host(settings.host),
+        max_body_bytes=int(settings.max_upload_mb * 1e6),
+        timeout_s=settings.request_timeout_s,
+    )
+    return Observed(guard)
 
 
 def _wait_until_ready(host: str, port: int, key: str) -> None:
@@ -216,57 +264,6 @@ def _refuse_taken(host: str, port: int) -> None:
             raise ResourceError(
                 f"serve: cannot listen on {host}:{port}: {error.strerror}; choose another serve.port, or serve.host"
             ) from error
-
-
-def _haproxy(folder: str) -> dict[str, str]:
-    """Settings of an embedded Ray's HAProxy; a joined cluster has its own, and a user's own value wins.
-
-    Its control socket is open to every user who can reach it, so it lies in a folder that only we can enter. Replicas
-    of a front that goes with them need no half minute to leave it.
-    """
-    return {
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/admin.sock",
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/metrics.sock",
-        # its log lines hold whole addresses, and an address may hold the key: they go where nobody listens
-        "RAY_SERVE_HAPROXY_LOG_TARGET": f"{folder}/nobody.sock",
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port(8404)),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port(9101)),
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
-    }
-
-
-def _short_folder() -> str | None:
-    """Where to make the folder of HAProxy's sockets; None is the usual place.
-
-    HAProxy allows a socket's path 97 bytes, and Ray adds a node's id of 56 and the name.
-    """
-    left = 97 - len(f"/mms-12345678/{'0' * 56}/metrics.sock")
-    return None if len(os.fsencode(tempfile.gettempdir())) <= left else "/tmp"
-
-
-def _free_port(wanted: int) -> int:
-    """The wanted port, or any where that is taken."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", wanted))
-        except OSError:
-            probe.bind(("", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    added = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
 
 
 @contextmanager

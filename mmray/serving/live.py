@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 
-from mmray.errors import MmrayError
+from mmray.errors import MmrayError, WorkspaceError
 from mmray.index import store
 from mmray.serving.retriever import Retriever
 from mmray.storage import Workspace
@@ -50,13 +51,28 @@ class Live:
         self.retriever, self.refused = opened, None
         return True
 
-    def watch(self, every_s: float) -> threading.Event:
-        """Refresh in a thread of its own until the returned event is set or the process ends."""
-        stop = threading.Event()
+    def check(self) -> None:
+        """Ask what answers now for each modality's first vector. Whatever it raises, no request could be answered."""
+        retriever = self.retriever
+        for modality, vectors in retriever.index.vectors.items():
+            if vectors.size and not retriever.search_vector(vectors.vector(0), modality, 1).matches:
+                raise WorkspaceError(f"index/{retriever.index.manifest.version}: {modality} finds nothing")
 
-        def run() -> None:
-            while not stop.wait(every_s):
-                self.refresh()
 
-        threading.Thread(target=run, name="takeover", daemon=True).start()
-        return stop
+def watch(every_s: float, *steps: Callable[[], object]) -> threading.Event:
+    """Take the steps in turn, in a thread of its own, until the returned event is set or the process ends.
+
+    A step that fails is logged by its kind and does not end the thread: what it would have renewed stays as it was.
+    """
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.wait(every_s):
+            for step in steps:
+                try:
+                    step()
+                except Exception as error:
+                    logger.error("%s: %s", getattr(step, "__qualname__", "step"), type(error).__name__)
+
+    threading.Thread(target=run, name="takeover", daemon=True).start()
+    return stop

@@ -12,7 +12,7 @@ from torch import Tensor
 from mmray.evaluation.retrieval import group_vectors, ranks_of_matches
 from mmray.features.table import Segments
 from mmray.graphs.population import STRANGER
-from mmray.models.system import System
+from mmray.models.system import Encoder, System
 from mmray.training.batches import Graphs
 from mmray.training.losses import dealt_back
 
@@ -92,6 +92,40 @@ def subject_logits(
         present.append(count_U > 0)
     fused_UE, _, _ = model.fuse(slots, torch.stack(present, 1))
     return model.classify(fused_UE)
+
+
+@torch.no_grad()
+def classify_person(model: System, encoded: dict[str, Tensor]) -> tuple[NDArray[np.float32], dict[str, float] | None]:
+    """Class probabilities of one person, C, as `subject_logits`, and each modality's share in the fused vector.
+
+    Args:
+        encoded: modality -> vectors of all of the person's segments, from `encode`; an absent modality is left out.
+
+    Returns:
+        The share is the gate's mean over features, else the attention's over the person's modalities; None where the
+        system has neither.
+    """
+    mean = {m: vector_SE.mean(0, keepdim=True) for m, vector_SE in encoded.items()}
+    present_1M = torch.tensor([[m in mean for m in model.modalities]])
+    slots = {m: mean[m] if m in mean else torch.zeros_like(_of_nothing(model, m)) for m in model.modalities}
+    fused_1E, alpha_1MM, gate_1ME = model.fuse(slots, present_1M)
+    probability_C: NDArray[np.float32] = model.classify(fused_1E).softmax(-1)[0].numpy()
+    share_M = None
+    if gate_1ME is not None:
+        share_M = gate_1ME[0].mean(1)
+    elif alpha_1MM is not None:
+        share_M = alpha_1MM[0][present_1M[0]].mean(0)
+    if share_M is None:
+        return probability_C, None
+    return probability_C, {m: float(share_M[i]) for i, m in enumerate(model.modalities) if m in mean}
+
+
+def _of_nothing(model: System, modality: str) -> Tensor:
+    """What the encoder makes of a graph of zeros, 1 x E: a system may have vectors of its own width a modality."""
+    encoder = model.encoders[modality]
+    assert isinstance(encoder, Encoder)
+    nodes, width = encoder.mean_ND.shape
+    return model.encode(modality, torch.zeros(1, nodes, width), torch.zeros(1, nodes, nodes))
 
 
 def _chunks(graphs: Graphs, rank: int, world: int) -> tuple[Tensor, ...]:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from mmray.serving.guard import Guard, is_loopback, key_digest
+from mmray.serving.guard import Guard, is_loopback
+from mmray.serving.keys import Keyring, digest
 
 KEY = "a-key-of-sixteen-or-more"
 
@@ -39,13 +40,17 @@ def ask(
     loopback_only: bool = True,
     timeout_s: float = 30,
     kind: str = "http",
+    keys: Keyring | None = None,
+    path: str = "/v1/status",
 ) -> list[dict[str, Any]]:
     """The messages that a request through the guard is answered with."""
-    guard = Guard(app, key=key_digest(KEY), loopback_only=loopback_only, max_body_bytes=10, timeout_s=timeout_s)
+    guard = Guard(
+        app, keys=keys or Keyring(digest(KEY)), loopback_only=loopback_only, max_body_bytes=10, timeout_s=timeout_s
+    )
     given = {"X-API-Key": KEY} if headers is None else headers
     scope = {
         "type": kind,
-        "path": "/v1/status",
+        "path": path,
         "client": client,
         "query_string": query.encode(),
         "headers": [(name.lower().encode(), value.encode()) for name, value in given.items()],

@@ -33,8 +33,7 @@ def naive(retriever: Retriever, vector: np.ndarray, target: str, keep: Any) -> l
 
 
 def vector_of(retriever: Retriever, recording_id: str) -> np.ndarray:
-    modality, row = retriever.index.place[recording_id]
-    return retriever.index.vectors[modality].vector(row)
+    return retriever.stored(recording_id)[0].vector_E
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,130 @@
+"""An endpoint as a user starts it: its own process, Ray Serve, HAProxy, HTTP over loopback."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from mmray import config as configuration
+from mmray.config import Config, from_dict
+
+ROOT = Path(__file__).parents[2]
+START = "import sys; from mmray import config; from mmray.serving.app import serve; serve(config.load(sys.argv[1]))"
+# as START, and deploys itself anew, beside what serves, with as many replicas as each line of stdin says
+RESIZABLE = """
+import sys
+from mmray import config
+from mmray.serving import app
+settings = config.load(sys.argv[1])
+with app.running(settings) as endpoint:
+    print(f"key: {endpoint.key}\\n{endpoint.link}", flush=True)
+    for line in sys.stdin:
+        size = settings.serve.model_copy(update={"replicas": int(line)})
+        app.deploy(settings.model_copy(update={"serve": size}), endpoint.key)
+        print("resized", flush=True)
+"""
+
+
+@dataclass
+class Served:
+    process: subprocess.Popen[str]
+    url: str
+    key: str
+    link: str
+    scratch: Path
+    output: Path
+    config: Config
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def client(self, **headers: str) -> httpx.Client:
+        return httpx.Client(base_url=self.url, headers=headers or {"X-API-Key": self.key}, timeout=60)
+
+    def processes(self) -> list[psutil.Process]:
+        root = psutil.Process(self.process.pid)
+        return [root, *root.children(recursive=True)]
+
+    def replicas(self) -> list[psutil.Process]:
+        """The processes that answer; Ray names them for their deployment."""
+        found = []
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::ServeReplica:mmray"):
+                    found.append(process)
+        return found
+
+    def resize(self, replicas: int) -> None:
+        """Have it deployed anew with this many replicas, and wait for that; for an endpoint of RESIZABLE."""
+        assert self.process.stdin is not None
+        done = self.output.read_text().count("resized")
+        self.process.stdin.write(f"{replicas}\n")
+        self.process.stdin.flush()
+        end = time.monotonic() + 120
+        while self.output.read_text().count("resized") == done:
+            assert self.process.poll() is None, self.output.read_text()
+            assert time.monotonic() < end, self.output.read_text()
+            time.sleep(0.1)
+
+    def logs(self) -> str:
+        """All that this Ray session, HAProxy and the process itself have written."""
+        files = [path for path in self.scratch.rglob("*") if path.is_file() and "logs" in path.parts]
+        return self.output.read_text() + "".join(path.read_text(errors="replace") for path in files)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def serving(config: Config, folder: Path, cpus: int = 2, start: str = START, **settings: Any) -> Iterator[Served]:
+    """An endpoint of a config's workspace under these settings of `serve`, for as long as the block runs."""
+    scratch = Path(tempfile.mkdtemp(prefix="m", dir="/tmp"))  # short: Ray's sockets lie under it
+    config = from_dict(
+        {**config.model_dump(), "serve": {"port": free_port(), **settings}, "cluster": {"num_cpus": cpus}}
+    )
+    (folder / "config.yaml").write_text(configuration.to_yaml(config))
+    output = folder / "output"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"PYTHONPATH": str(ROOT), "TMPDIR": str(scratch)}
+    with output.open("w") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-c", start, str(folder / "config.yaml")],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    try:
+        end = time.monotonic() + 180
+        while not (found := re.search(r"key: (\S+)\n(\S+)\n", output.read_text())):
+            assert process.poll() is None, output.read_text()
+            assert time.monotonic() < end, output.read_text()
+            time.sleep(0.2)
+        url = f"http://127.0.0.1:{config.serve.port}"
+        yield Served(process, url, found[1], found[2], scratch, output, config)
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+        shutil.rmtree(scratch, ignore_errors=True)
