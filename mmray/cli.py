@@ -23,6 +23,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+index_app = typer.Typer()
+app.add_typer(index_app, name="index")
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML of the experiment; see jobs/configs.", show_default=False)
@@ -36,6 +38,7 @@ WorkspaceRoot = Annotated[
 Tracker = Annotated[
     Literal["tensorboard", "mlflow"] | None, typer.Option("--track", help="Tell this of every epoch, too.")
 ]
+Stage = Literal["prepare", "train", "sweep", "compare", "power", "index", "serve"]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 
 
@@ -205,19 +208,82 @@ def power(
     _show(studies.power(config), as_json)
 
 
-@app.command()
+@index_app.callback(invoke_without_command=True)
 def index(
+    context: typer.Context,
     run: Annotated[str | None, typer.Option("--run", help="Run id; the newest finished run by default.")] = None,
     config_file: ConfigFile = None,
     overrides: Overrides = None,
     workspace: WorkspaceRoot = None,
     as_json: AsJson = False,
 ) -> None:
-    """Embed a run's recordings and publish a versioned vector index."""
+    """Embed a run's recordings and publish a versioned vector index; or see and choose versions."""
+    if context.invoked_subcommand is not None:
+        if run or config_file or overrides or workspace or as_json:
+            raise ConfigError(f"index: write options after {context.invoked_subcommand}")
+        return
     config = _resolve(config_file, overrides, workspace)
     from mmray.index import build
 
     _show(build.build_index(config, run), as_json)
+
+
+@index_app.command("versions")
+def index_versions(
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    workspace: WorkspaceRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the versions that are there."""
+    config = _resolve(config_file, overrides, workspace)
+    from mmray.index import versions
+
+    _show(versions.versions(config), as_json)
+
+
+@index_app.command("publish")
+def index_publish(
+    version: Annotated[str, typer.Argument(help="As `mmray index versions` lists it.")],
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    workspace: WorkspaceRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a version the one that endpoints take over, after opening and checking it."""
+    config = _resolve(config_file, overrides, workspace)
+    from mmray.index import versions
+
+    _show(versions.publish(config, version), as_json)
+
+
+@index_app.command("rollback")
+def index_rollback(
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    workspace: WorkspaceRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Go back to the version that was published before the current one."""
+    config = _resolve(config_file, overrides, workspace)
+    from mmray.index import versions
+
+    _show(versions.rollback(config), as_json)
+
+
+@index_app.command("forget")
+def index_forget(
+    subject: Annotated[str, typer.Argument(help="subject_id, as recordings.parquet has it.")],
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    workspace: WorkspaceRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a person from every artefact of the workspace; the study's own files stay."""
+    config = _resolve(config_file, overrides, workspace)
+    from mmray.index import forget
+
+    _show(forget.forget(config, subject), as_json)
 
 
 @app.command()
@@ -351,6 +417,31 @@ def keys_rotate(
     from mmray.storage import Workspace
 
     _show(keys.rotate(Workspace(config.workspace), name, overlap), as_json)
+
+
+@app.command()
+def submit(
+    stage: Annotated[Stage, typer.Argument(help="The verb to run there; prepare finds the recordings first.")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(help="More of the verb's own, after --.", show_default=False)
+    ] = None,
+    address: Annotated[
+        str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard.")
+    ] = "http://127.0.0.1:8265",
+    follow: Annotated[bool, typer.Option(help="Print the job's log, on stderr, and end with its exit code.")] = True,
+    stop: Annotated[bool, typer.Option("--stop-on-interrupt", help="Ctrl-C stops the job, too.")] = False,
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    workspace: WorkspaceRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a stage as a job on a cluster, under the settings resolved here."""
+    config = _resolve(config_file, overrides, workspace)
+    from mmray import submission
+
+    ended = submission.submit(config, stage, address, arguments, follow=follow, stop_on_interrupt=stop)
+    _show(ended, as_json)
+    raise typer.Exit(ended.exit_code)
 
 
 @app.command()

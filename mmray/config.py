@@ -453,9 +453,42 @@ class Power(Section):
 class Index(Section):
     """The vector index."""
 
-    kind: Literal["flat", "hnsw"] = Field("flat", description="exact, or approximate and faster when large")
+    kind: Literal["auto", "flat", "hnsw", "sq", "ivfpq"] = Field(
+        "auto", description="flat is exact; hnsw, fast when large; sq and ivfpq, small; auto: flat or hnsw by size"
+    )
+    exact_below: int = Field(20_000, ge=1, description="vectors of a modality; auto is flat below, hnsw from here on")
     hnsw_links: int = Field(32, ge=4, description="M of an HNSW")
-    hnsw_ef: int = Field(64, ge=8, description="candidates an HNSW search keeps")
+    hnsw_ef: int | None = Field(
+        None,
+        ge=8,
+        description="candidates an HNSW search keeps; null: as few of 64 to 1024 as find 0.99 of the ten best",
+    )
+    ivf_lists: int | None = Field(None, ge=1, description="cells of an ivfpq; null: 4 sqrt(vectors)")
+    ivf_probe: int | None = Field(None, ge=1, description="cells an ivfpq search looks into; null: likewise")
+    pq_bytes: int | None = Field(None, ge=1, description="of an ivfpq's code; must divide the width; null: width / 4")
+    rerank: int = Field(
+        10, ge=1, description="candidates of sq or ivfpq, for each match asked for, compared by their exact vectors"
+    )
+    min_recall: Fraction = Field(0.95, description="recall@10 that an index must reach to be published")
+    build_threads: int = Field(
+        1, ge=1, description="of an HNSW build; with more than one, building again gives other bytes"
+    )
+    backend: Literal["faiss", "milvus"] = Field("faiss", description="files in the workspace, or a Milvus beyond them")
+    milvus_uri: Place | None = Field(
+        None,
+        json_schema_extra=HARDWARE,
+        description="of a server, or a .db file of milvus-lite; a token comes from MMRAY_MILVUS_TOKEN alone",
+    )
+
+    @model_validator(mode="after")
+    def _milvus_has_a_place(self) -> Self:
+        if self.backend == "milvus" and not self.milvus_uri:
+            raise ValueError("index.backend = milvus needs index.milvus_uri, as http://host:19530 or a file's path")
+        if self.milvus_uri and "@" in self.milvus_uri:
+            raise ValueError("index.milvus_uri holds a secret; set MMRAY_MILVUS_TOKEN=user:password in the environment")
+        if self.backend == "milvus" and self.kind in ("sq", "ivfpq"):
+            raise ValueError(f"index.kind = {self.kind} is of faiss; with index.backend = milvus take flat or hnsw")
+        return self
 
 
 class Serve(Section):

@@ -64,20 +64,36 @@ class Workspace:
         """Full path inside `filesystem`."""
         return "/".join([self._place[1].rstrip("/"), *parts])
 
+    def address(self, *parts: str) -> str:
+        """Where a person finds it: a local path, or a URI without the options behind its question mark."""
+        if self.is_local:
+            return self.path(*parts)
+        return "/".join([self.root.partition("?")[0].rstrip("/"), *parts])
+
     def exists(self, *parts: str) -> bool:
         """Whether a file or folder is there."""
-        return bool(self.filesystem.get_file_info(self.path(*parts)).type != pafs.FileType.NotFound)
+        return bool(self._info(self.path(*parts)).type != pafs.FileType.NotFound)
 
     def modified(self, *parts: str) -> float | None:
         """When a file was written, seconds of the epoch; None where there is none."""
-        info = self.filesystem.get_file_info(self.path(*parts))
+        info = self._info(self.path(*parts))
         return info.mtime.timestamp() if info.mtime is not None else None
 
     def names(self, *parts: str) -> list[str]:
         """Names directly inside a folder, sorted, without half-written files; empty where there is no folder."""
         selector = pafs.FileSelector(self.path(*parts), allow_not_found=True)
-        names = (info.base_name for info in self.filesystem.get_file_info(selector))
+        names = (info.base_name for info in self._info(selector))
         return sorted(name for name in names if not name.startswith(_PARTIAL))
+
+    def _info(self, asked: Any) -> Any:
+        """What is at a path or behind a selector. Raises WorkspaceError where the store does not answer."""
+        try:
+            return self.filesystem.get_file_info(asked)
+        except OSError as error:
+            raise WorkspaceError(
+                f"workspace {self.root}: cannot be looked into: {error}; see that it is reachable from this machine, "
+                "and that its credentials are set here and on every node"
+            ) from error
 
     def read_bytes(self, *parts: str) -> bytes:
         """A file's bytes. Raises WorkspaceError where there is none."""

@@ -1,4 +1,4 @@
-"""Fixtures every test package shares: the real recordings, and one embedded Ray."""
+"""Fixtures every test package shares: the real recordings, a browser, and one embedded Ray."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.browsing import chromium
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -17,6 +19,12 @@ def real_data() -> Path:
     if not root.is_dir():
         pytest.skip(f"no real recordings at {root}; set MMRAY_TEST_DATA")
     return root
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -137,3 +140,74 @@ def test_a_job_that_fails_says_so_in_one_line_and_by_its_exit_code(head: str, en
 def test_a_client_without_the_token_is_refused(head: str, environment: dict[str, str]) -> None:
     stranger = {**environment, "RAY_AUTH_TOKEN": "0" * 64}
     assert submit(head, stranger, "true").returncode != 0
+
+
+def mmray_submit(head: str, *arguments: str) -> list[str]:
+    return [str(BIN / "mmray"), "submit", *arguments, "--address", head, "--json"]
+
+
+def ended(head: str, environment: dict[str, str], *arguments: str) -> tuple[int, dict[str, Any], str]:
+    """Exit code, summary and what stood on stderr of an `mmray submit`."""
+    process = subprocess.run(
+        mmray_submit(head, *arguments), env=environment, capture_output=True, text=True, timeout=DEADLINE_S
+    )
+    return process.returncode, json.loads(process.stdout) if process.stdout else {}, process.stderr
+
+
+def test_submit_runs_a_stage_under_the_settings_resolved_here_and_follows_its_log(
+    head: str, environment: dict[str, str], settings: list[str], tmp_path: Path
+) -> None:
+    there = ("--config", str(REPOSITORY / "jobs/configs/synthetic.yaml"), "--workspace", str(tmp_path / "ws"))
+    code, summary, log = ended(head, environment, "prepare", *there, *settings[2:])  # less its workspace
+    assert (code, summary["status"], summary["exit_code"]) == (0, "SUCCEEDED", 0), log
+    assert "synthetic study: 9/9" in log
+    assert "dashboard_sdk" not in log
+    assert (tmp_path / "ws" / "recordings.parquet").exists()
+    assert list((tmp_path / "ws" / "features").glob("*/parts.parquet"))
+
+
+def test_submit_ends_with_the_stages_own_exit_code_and_its_one_line(
+    head: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    code, summary, log = ended(head, environment, "train", "--workspace", str(tmp_path / "empty"))
+    assert (code, summary["status"], summary["exit_code"]) == (4, "FAILED", 4), log
+    assert "mmray recordings" in log
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_interrupting_leaves_the_job_running_unless_it_was_told_to_stop_it(
+    head: str, environment: dict[str, str], tmp_path: Path, stop: bool
+) -> None:
+    settings = ("--set", "study.kind=synthetic", "--set", f"study.root={tmp_path / 'study'}")
+    many = ("--set", "synth.subjects=500", "--set", "synth.eeg_seconds=16", "--set", "synth.clips=1")
+    command = mmray_submit(
+        head, "prepare", *settings, *many, "--workspace", str(tmp_path / "ws"), *(["--stop-on-interrupt"] * stop)
+    )
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    line = ""
+    while "synthetic study" not in line:
+        line = process.stderr.readline()
+        assert line, "it ended before its progress was seen"
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=DEADLINE_S)
+    summary = json.loads(output)
+    if stop:
+        assert (process.returncode, summary["status"]) == (130, "STOPPED")
+    else:
+        assert (process.returncode, summary["status"]) == (0, "RUNNING")
+        client = [str(BIN / "ray"), "job", "stop", "--address", head, summary["job_id"]]
+        assert subprocess.run(client, env=environment, capture_output=True, timeout=DEADLINE_S).returncode == 0
+
+
+def test_submit_says_which_token_or_address_is_wrong(head: str, environment: dict[str, str]) -> None:
+    code, _, line = ended(head, {**environment, "RAY_AUTH_TOKEN": "0" * 64}, "train")
+    assert code == 5
+    assert "refuses this token" in line
+    assert "Traceback" not in line
+    code, _, line = ended("http://127.0.0.1:9", environment, "train")
+    assert code == 5
+    assert "no cluster answers" in line
+    code, _, line = ended("127.0.0.1:6379", environment, "train")
+    assert code == 2
+    assert "http://host:8265" in line

@@ -11,9 +11,10 @@ ROOT = Path(__file__).parents[1] / "mmray"
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 BASE = {"__init__", "errors", "schema", "config", "storage", "progress", "cluster", "keeper"}
 LAYERS = ("recordings", "graphs", "features", "models", "evaluation", "training", "index", "serving")
-TOP = {"cli", "client", "demo", "doctor"}
+TOP = {"cli", "client", "demo", "doctor", "submission"}
 MAY_IMPORT_RAY = {
     "cluster.py",
+    "submission.py",
     "features/pipeline.py",
     "training/trainer.py",
     "training/power.py",

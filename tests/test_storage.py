@@ -170,3 +170,10 @@ def test_what_a_writer_at_work_or_one_elsewhere_has_begun_stays(
     workspace.write_bytes(b"whole", "f")
     assert workspace.read_bytes("f") == b"whole"
     assert elsewhere.exists()
+
+
+def test_an_address_is_a_path_here_and_a_uri_without_options_there(tmp_path: Path) -> None:
+    assert Workspace(str(tmp_path)).address("runs", "a") == f"{tmp_path}/runs/a"
+    assert Workspace(f"file://{tmp_path}").address("runs") == f"{tmp_path}/runs"
+    store = Workspace("s3://study/ws/?endpoint_override=127.0.0.1:9&scheme=http")
+    assert store.address("runs", "a") == "s3://study/ws/runs/a"

@@ -219,4 +219,4 @@ def _publish(workspace: Workspace, sweep_id: str, told: Told) -> str:
         for name in workspace.names(*place, folder):
             if name not in names:
                 workspace.delete(*place, folder, name)
-    return workspace.path(*place, "report.html")
+    return workspace.address(*place, "report.html")

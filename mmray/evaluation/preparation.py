@@ -85,7 +85,7 @@ def quality(settings: Config) -> QualitySummary:
     reasons = Counter(_general(row) for row in quarantined)
     return QualitySummary(
         digest,
-        workspace.path(*place, "report.html"),
+        workspace.address(*place, "report.html"),
         list(told.verdict),
         {m: [row["recording_id"] for row in ordered[m][:_TOLD]] for m in MODALITIES},
         dict(reasons.most_common()),

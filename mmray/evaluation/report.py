@@ -78,7 +78,7 @@ def write_report(workspace: Workspace, run_id: str) -> str:
         settings=_settings_table(settings),
     )
     workspace.write_text(text, *run, "report.html")
-    return workspace.path(*run, "report.html")
+    return workspace.address(*run, "report.html")
 
 
 def _settings(workspace: Workspace, run_id: str) -> dict[str, Any]:

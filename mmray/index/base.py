@@ -72,6 +72,11 @@ class Manifest:
         width: E, the length of a vector.
         features: digest of the prepared features the vectors came from.
         model: sha256 of the run's weights.
+        kind: what was built, never auto.
+        settings: config.index as it was asked for.
+        breadth: how widely to search, where the settings left that to be measured; laid over them.
+        recall: measured recall@10 by modality; 1 where the search is exact.
+        created: when, UTC.
     """
 
     version: str
@@ -79,10 +84,13 @@ class Manifest:
     model: str
     features: str
     kind: str
-    hnsw_ef: int
+    settings: dict[str, Any]
     width: int
     counts: dict[str, int]
+    breadth: dict[str, int]
+    recall: dict[str, float]
     files: dict[str, str]
+    created: str
     created_by: str
 
     def to_dict(self) -> dict[str, Any]:

@@ -6,7 +6,9 @@ import hashlib
 import json
 import tempfile
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,10 @@ import mmray
 from mmray import cluster, progress
 from mmray import config as configuration
 from mmray.config import Config
-from mmray.errors import ConfigError, WorkspaceError
+from mmray.errors import ConfigError, ResourceError, WorkspaceError
 from mmray.features import table as features
+from mmray.index import faiss_index, store
 from mmray.index import segments as segment_file
-from mmray.index import store
 from mmray.index.base import METADATA, Manifest
 from mmray.index.embed import mean_vector, segment_vectors
 from mmray.index.segments import SegmentVectors
@@ -39,6 +41,8 @@ class IndexSummary:
 
     Attributes:
         counts: vectors by modality.
+        recall: measured recall@10 by modality.
+        reused: vectors taken from the version before, because what they were made from is the same.
         built: False where this very version was there already.
     """
 
@@ -47,16 +51,20 @@ class IndexSummary:
     kind: str
     width: int
     counts: dict[str, int]
+    recall: dict[str, float]
     roles: dict[str, int]
+    reused: int
     built: bool
 
     def render(self) -> str:
         """As lines for a terminal."""
         held = ", ".join(f"{count} {modality}" for modality, count in self.counts.items())
         roles = ", ".join(f"{count} {role}" for role, count in self.roles.items())
+        found = ", ".join(f"{value:.3f} {modality}" for modality, value in self.recall.items())
         return (
             f"index {self.version} ({'published' if self.built else 'already published'}), run {self.run_id}\n"
-            f"{held} recordings, {self.width} numbers each, {self.kind}; by their part in the run: {roles}\n"
+            f"{held} recordings, {self.reused} of them reused, {self.width} numbers each, {self.kind}; recall@10 "
+            f"{found}; by their part in the run: {roles}\n"
             "next: mmray search RECORDING_ID_OR_FILE --target audio, or mmray serve"
         )
 
@@ -64,12 +72,14 @@ class IndexSummary:
 def build_index(config: Config, run_id: str | None = None) -> IndexSummary:
     """Embed every prepared recording with a run's model and publish the vectors.
 
+    Recordings that the current version holds, made by the same run from the same part, are not embedded again.
+
     Args:
         run_id: the run; None takes the newest finished one.
 
     Raises:
         WorkspaceError: there is no such run, its features are missing, or the workspace cannot be written.
-        ConfigError: the run matches windows.
+        ConfigError: the run matches windows, or the index finds too little.
         ResourceError: Ray cannot start.
     """
     workspace = Workspace(config.workspace)
@@ -79,42 +89,62 @@ def build_index(config: Config, run_id: str | None = None) -> IndexSummary:
             f"index: run {run.run_id} matches windows, and an index holds one vector a recording, the mean of them "
             "all, which tells nothing of when; train one with features.pairing=recording"
         )
-    model = fingerprint(workspace, run.run_id)
-    parts = _parts(workspace, run)
-    metadata = _metadata(workspace, run, parts)
+    return publish_rows(config, run, _metadata(workspace, run, _parts(workspace, run)))
+
+
+def publish_rows(config: Config, run: LoadedRun, metadata: pa.Table) -> IndexSummary:
+    """Publish an index of these recordings: their vectors from the current version where it has them, else embedded.
+
+    Raises:
+        As `build_index`.
+    """
+    workspace = Workspace(config.workspace)
     counts = dict(sorted(Counter(metadata["modality"].to_pylist()).items()))
-    content = hashlib.sha256(json.dumps([parts, metadata.to_pylist()]).encode()).hexdigest()
+    width = run.config.model.embedding
     manifest = Manifest(
-        version=configuration.digest(config.index, run.run_id, model, run.features_digest, content),
+        version="",
         run_id=run.run_id,
-        model=model,
+        model=fingerprint(workspace, run.run_id),
         features=run.features_digest,
-        kind=config.index.kind,
-        hnsw_ef=config.index.hnsw_ef,
-        width=run.config.model.embedding,
+        kind=faiss_index.resolved(config.index, counts, width),
+        settings=config.index.model_dump(mode="json"),
+        width=width,
         counts=counts,
+        breadth={},
+        recall={},
         files={},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
         created_by=f"mmray {mmray.__version__}",
     )
-    built = not _is_published(workspace, manifest.version)
-    if built:
+    content = hashlib.sha256(json.dumps(metadata.to_pylist()).encode()).hexdigest()
+    made_of = (manifest.run_id, manifest.model, manifest.features, manifest.kind)
+    manifest = replace(manifest, version=configuration.digest(config.index, *made_of, content))
+    there = _published(workspace, manifest.version)
+    reused = metadata.num_rows
+    if there is None:
         with tempfile.TemporaryDirectory(prefix="mmray-index-") as scratch:
-            vectors, segment_files = _embed(config, run, metadata, Path(scratch))
-            store.publish(workspace, manifest, vectors, metadata, segment_files, config.index)
+            vectors, segment_files, reused = _gather(config, run, manifest, metadata, Path(scratch))
+            manifest = store.publish(workspace, manifest, vectors, metadata, segment_files)
     else:
+        manifest = there
         store.point_to(workspace, manifest.version)
     roles = dict(sorted(Counter(metadata["role"].to_pylist()).items()))
-    return IndexSummary(manifest.version, run.run_id, config.index.kind, manifest.width, counts, roles, built)
+    return IndexSummary(
+        manifest.version, run.run_id, manifest.kind, width, counts, manifest.recall, roles, reused, there is None
+    )
 
 
-def _is_published(workspace: Workspace, version: str) -> bool:
-    if not workspace.exists("index", version, "manifest.json"):
-        return False
+def is_of_its_run(workspace: Workspace, manifest: Manifest) -> bool:
+    """Whether the run that made a version still embeds as it did."""
+    run_id = manifest.run_id
+    return workspace.exists("runs", run_id, "run.json") and fingerprint(workspace, run_id) == manifest.model
+
+
+def _published(workspace: Workspace, version: str) -> Manifest | None:
     try:
-        store.open_index(workspace, version)
-    except WorkspaceError:
-        return False  # damaged: building it again repairs it
-    return True
+        return store.open_index(workspace, version).manifest
+    except (WorkspaceError, ResourceError):
+        return None  # not there, or damaged: building it again repairs it
 
 
 def _parts(workspace: Workspace, run: LoadedRun) -> list[dict[str, Any]]:
@@ -150,12 +180,64 @@ def _metadata(workspace: Workspace, run: LoadedRun, parts: list[dict[str, Any]])
     return pa.Table.from_pylist(rows, schema=METADATA)
 
 
-def _embed(
-    config: Config, run: LoadedRun, metadata: pa.Table, scratch: Path
-) -> tuple[dict[str, NDArray[np.float32]], dict[str, Path]]:
-    """The vectors of the recordings and the files of their segments, by modality; one Ray Data row a recording."""
-    workspace = Workspace(config.workspace)
-    root, run_id, cpus = workspace.root, run.run_id, config.cluster.task_cpus
+def _gather(
+    config: Config, run: LoadedRun, manifest: Manifest, metadata: pa.Table, scratch: Path
+) -> tuple[dict[str, NDArray[np.float32]], dict[str, Path], int]:
+    """The vectors of the recordings and the files of their segments, by modality, and how many were there already."""
+    vectors: dict[str, NDArray[np.float32]] = {}
+    files: dict[str, Path] = {}
+    before = _reusable(Workspace(config.workspace), manifest)
+    known = {} if before is None else {_made_from(row): row for t in before.rows.values() for row in t.to_pylist()}
+    missing: list[dict[str, Any]] = []
+    behind: dict[str, SegmentVectors] = {}
+    place: dict[str, tuple[str, int]] = {}
+    for modality in manifest.counts:
+        rows = metadata.filter(pc.equal(metadata["modality"], modality))
+        vectors[modality] = np.empty((rows.num_rows, manifest.width), dtype=np.float32)
+        files[modality] = scratch / f"{modality}.safetensors"
+        behind[modality] = segment_file.create(files[modality], rows["segments"].to_numpy(), manifest.width)
+        for at, row in enumerate(rows.to_pylist()):
+            place[row["recording_id"]] = (modality, at)
+            if before is None or _made_from(row) not in known:
+                missing.append({"recording_id": row["recording_id"], "part": row["part"]})
+                continue
+            _, old = before.place[row["recording_id"]]
+            vectors[modality][at] = before.vectors[modality].vector(old)
+            segment_file.fill(
+                behind[modality],
+                at,
+                before.segments[modality].vectors(old).tobytes(),
+                before.segments[modality].start_s(old).tobytes(),
+            )
+    for row in _embedded(config, run, missing) if missing else ():
+        modality, at = place[row["recording_id"]]
+        vectors[modality][at] = row["vector"]
+        segment_file.fill(behind[modality], at, row["z"], row["start_s"])
+    return vectors, files, metadata.num_rows - len(missing)
+
+
+def _reusable(workspace: Workspace, manifest: Manifest) -> store.OpenIndex | None:
+    """The current version, where the same model, features and software made it."""
+    try:
+        before = store.open_index(workspace)
+    except (WorkspaceError, ResourceError):
+        return None
+    names = ("run_id", "model", "features", "width", "created_by")
+    return before if all(getattr(before.manifest, n) == getattr(manifest, n) for n in names) else None
+
+
+def _made_from(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What a vector depends on besides the model; the subject, since nobody is their own neighbour."""
+    return tuple(row[name] for name in ("recording_id", "subject_id", "modality", "part", "source_sha256", "segments"))
+
+
+def _embedded(config: Config, run: LoadedRun, items: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Recordings with their vectors, as they come; one Ray Data row each.
+
+    Args:
+        items: recording_id and part of each.
+    """
+    root, run_id, cpus = Workspace(config.workspace).root, run.run_id, config.cluster.task_cpus
     folder = ("features", run.features_digest)
 
     def embed(row: dict[str, Any]) -> dict[str, Any]:
@@ -169,18 +251,6 @@ def _embed(
         half_SE, start_s_S = z_SE.astype("<f2"), segments.start_s_S.astype("<f4")
         return told | {"vector": mean_vector(z_SE), "z": half_SE.tobytes(), "start_s": start_s_S.tobytes()}
 
-    width = run.config.model.embedding
-    vectors: dict[str, NDArray[np.float32]] = {}
-    files: dict[str, Path] = {}
-    behind: dict[str, SegmentVectors] = {}
-    place: dict[str, tuple[str, int]] = {}
-    for modality in sorted(set(metadata["modality"].to_pylist())):
-        rows = metadata.filter(pc.equal(metadata["modality"], modality))
-        vectors[modality] = np.empty((rows.num_rows, width), dtype=np.float32)
-        files[modality] = scratch / f"{modality}.safetensors"
-        behind[modality] = segment_file.create(files[modality], rows["segments"].to_numpy(), width)
-        place |= {name: (modality, row) for row, name in enumerate(rows["recording_id"].to_pylist())}
-    items = metadata.select(["recording_id", "part"]).to_pylist()
     with cluster.session(config.cluster):
         cluster.require_room("index", cpus=cpus, setting="cluster.task_cpus")
         slots = max(1, int(cluster.logical_cpus() / cpus))
@@ -190,11 +260,8 @@ def _embed(
             for row in data.iter_rows():
                 if row["error"]:
                     raise WorkspaceError(f"{row['error']}; run `mmray prepare` again")
-                modality, at = place[row["recording_id"]]
-                vectors[modality][at] = row["vector"]
-                segment_file.fill(behind[modality], at, row["z"], row["start_s"])
+                yield row
                 advance()
-    return vectors, files
 
 
 @lru_cache(maxsize=2)

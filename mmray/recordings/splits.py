@@ -109,7 +109,7 @@ def write_split(config: Config) -> SplitSummary:
     else:
         folds = make_folds(recordings, config.split)
         workspace.write_json({**head, "parts": [asdict(fold) for fold in folds]}, *place)
-    return SplitSummary(workspace.path(*place), config.split.folds, len(subjects), kept)
+    return SplitSummary(workspace.address(*place), config.split.folds, len(subjects), kept)
 
 
 def load_split(workspace: Workspace, name: str) -> list[Fold]:

@@ -63,7 +63,7 @@ def serve(config: Config, key: str | None = None) -> None:
     if cluster.address(config.cluster):
         check(config, key)
         with cluster.session(config.cluster):
-            _announce(_deploy(config, key), key, "`serve shutdown` on the cluster ends it")
+            _announce(deploy(config, key), key, "`serve shutdown` on the cluster ends it")
         return
     stop = threading.Event()
     with running(config, key) as endpoint, _interrupted(stop):  # Ray sets handlers of its own when it starts
@@ -84,7 +84,7 @@ def running(config: Config, key: str | None = None) -> Iterator[Endpoint]:
         from ray import serve as ray_serve
 
         try:
-            yield _deploy(config, key)
+            yield deploy(config, key)
         finally:
             ray_serve.shutdown()
 
@@ -122,7 +122,7 @@ def _announce(endpoint: Endpoint, given: str | None, end: str) -> None:
     print(f"mmray serves at {endpoint.url}; every route asks for the key; {end}{made}", flush=True)
 
 
-def _deploy(config: Config, key: str | None) -> Endpoint:
+def deploy(config: Config, key: str | None) -> Endpoint:
     """Put the application on the session's Ray, replacing one that is there, and wait until it answers."""
     from ray import serve as ray_serve
     from ray.serve.config import HTTPOptions

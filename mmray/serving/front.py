@@ -23,7 +23,8 @@ _PROGRAM = """#!/bin/sh
 # Serve calls: this -db -f FILE ...
 file=$3
 sed -i -e '/^frontend prometheus$/,/^ *no log$/d' -e '/^listen stats$/,$d' \\
-  -e 's|^\\( *errorfile 50[234]\\) .*|\\1 {unavailable}|' "$file"
+  -e 's|^\\( *errorfile 50[234]\\) .*|\\1 {unavailable}|' \\
+  -e 's|^\\( *\\)\\(retry-on .*\\)|\\1\\2\\n\\1option http-buffer-request\\n\\1timeout http-request 20s|' "$file"
 if [ "$(grep -c '^ *bind ' "$file")" != 1 ]; then
   echo "mmray: $file listens in more places than the endpoint's; this release of Ray is not known" >&2
   exit 1
@@ -49,9 +50,12 @@ def settings(folder: str) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_LOG_TARGET": f"{folder}/nobody.sock",
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # a line a request, read in Python; the replicas count themselves
         # a replica that dies takes the requests in it along; each may be asked twice, so the front asks another one.
-        # It can where the whole request lies in its buffer.
+        # It can where the whole request lies in its buffer: hence the option that the program adds.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response junk-response",
+        # the dead one has the fewest connections and is chosen again until three failed; then it is known to be down
+        "RAY_SERVE_HAPROXY_RETRIES": "8",
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",  # of silence; an hour lets those who send nothing hold connections
         # a replica needs no half minute to leave: the front asks another where it closed its door
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
         # what takes long runs in threads of our own, so a second event loop would only cost each request a hop

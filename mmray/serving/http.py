@@ -9,7 +9,7 @@ from fastapi.responses import HTMLResponse
 
 import mmray
 from mmray.config import Serve
-from mmray.serving import documents, problems, questions, stored
+from mmray.serving import documents, pages, problems, questions, stored
 from mmray.serving.api_types import Health, Problem, Status
 from mmray.serving.live import Live
 from mmray.serving.uploads import Encoder
@@ -32,6 +32,7 @@ def routes(live: Live, serve: Serve) -> FastAPI:
     encoder = Encoder(serve.max_recording_s)
     questions.mount(app, live, encoder)
     stored.mount(app, live, encoder, serve.playback)
+    pages.mount(app)
 
     @app.get("/v1/status", summary="What is served")
     async def status() -> Status:

@@ -136,7 +136,7 @@ def explain(settings: Config, recording_id: str, run_id: str | None = None) -> E
         modality=recording.modality,
         nodes=nodes,
         features=names,
-        folder=workspace.path(*folder),
+        folder=workspace.address(*folder),
         **found,
     )
     told = asdict(explanation)

@@ -126,8 +126,8 @@ def power(settings: Config) -> PowerSummary:
         raise ConfigError(f"power: none of {len(fits)} fits could be made ({fits[0].error}); see power.subjects")
     summary = PowerSummary(
         power_id,
-        workspace.path(*place),
-        workspace.path(*place, "report.html"),
+        workspace.address(*place),
+        workspace.address(*place, "report.html"),
         figures.cells(fits, settings.evaluate.bootstraps, settings.seed),
         figures.needed(fits, settings.evaluate.bootstraps, settings.seed),
         figures.false_alarms(fits),

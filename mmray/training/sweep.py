@@ -219,7 +219,7 @@ def summarise(workspace: Workspace, settings: Config, plan: Plan) -> SweepSummar
     return SweepSummary(
         plan.sweep_id,
         workspace.root,
-        workspace.path("sweeps", plan.sweep_id),
+        workspace.address("sweeps", plan.sweep_id),
         found.finished,
         found.failed,
         found.incomplete,

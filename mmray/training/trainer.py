@@ -117,7 +117,13 @@ def train(settings: Config) -> RunSummary:
     history = [EpochRecord(**row) for row in workspace.read_table("runs", run_id, "history.parquet").to_pylist()]
     metrics = metrics_of(workspace.read_table("runs", run_id, "metrics.parquet"))
     return RunSummary(
-        run_id, workspace.path("runs", run_id), metrics, history, summary["best_epoch"], trained, summary["fitted_on"]
+        run_id,
+        workspace.address("runs", run_id),
+        metrics,
+        history,
+        summary["best_epoch"],
+        trained,
+        summary["fitted_on"],
     )
 
 

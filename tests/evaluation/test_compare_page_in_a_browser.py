@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.browsing import asked, opened
 from tests.evaluation import made_report, made_trials
-from tests.evaluation.browsing import asked, opened
 
 GROUND = {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 26)"}
 
@@ -26,7 +26,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1200])
 def test_the_page_fits_is_seen_and_asks_for_nothing(browser, report, width, scheme):
-    opened(browser, report, width, scheme)
+    opened(browser, report.as_uri(), width, scheme)
     assert asked(browser) == [report.as_uri()]
     assert browser.get_log("browser") == []
     assert browser.execute_script("return getComputedStyle(document.body).backgroundColor") == GROUND[scheme]
@@ -43,7 +43,7 @@ def test_the_page_fits_is_seen_and_asks_for_nothing(browser, report, width, sche
 
 @pytest.mark.parametrize("width", [360, 1200])
 def test_text_in_a_figure_is_neither_clipped_nor_tiny(browser, report, width):
-    opened(browser, report, width, "light")
+    opened(browser, report.as_uri(), width, "light")
     outside = browser.execute_script("""
         return [...document.querySelectorAll('figure svg')].flatMap(svg => {
             const whole = svg.getBoundingClientRect();
@@ -56,7 +56,7 @@ def test_text_in_a_figure_is_neither_clipped_nor_tiny(browser, report, width):
 
 
 def test_a_wide_table_scrolls_in_its_own_box(browser, report):
-    opened(browser, report, 360, "light")
+    opened(browser, report.as_uri(), 360, "light")
     boxes = browser.execute_script(
         "return [...document.querySelectorAll('.wide')].map(b => [b.scrollWidth, b.clientWidth])"
     )
@@ -65,7 +65,7 @@ def test_a_wide_table_scrolls_in_its_own_box(browser, report):
 
 
 def test_on_paper_nothing_is_cut_off(browser, report):
-    opened(browser, report, 718, "light")  # A4 with margins of 1 cm
+    opened(browser, report.as_uri(), 718, "light")  # A4 with margins of 1 cm
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 718
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
@@ -74,6 +74,6 @@ def test_on_paper_nothing_is_cut_off(browser, report):
 def test_the_network_watch_sees_a_request(browser, report, tmp_path):
     page = tmp_path / "page.html"
     page.write_text(report.read_text(encoding="utf-8").replace("</h1>", '</h1><img src="there.png">', 1))
-    opened(browser, page, 360, "light")
+    opened(browser, page.as_uri(), 360, "light")
     assert asked(browser) == [page.as_uri(), (tmp_path / "there.png").as_uri()]
     assert browser.get_log("browser") != []

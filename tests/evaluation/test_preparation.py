@@ -22,7 +22,7 @@ from mmray.features import pipeline, stretches
 from mmray.recordings import signals
 from mmray.schema import recordings_table
 from mmray.storage import Workspace
-from tests.evaluation.browsing import asked, opened
+from tests.browsing import asked, opened
 from tests.features.recordings import FEIS, recording
 
 
@@ -160,7 +160,7 @@ def test_what_is_gone_is_a_share_of_all_that_was_recorded():
 @pytest.mark.parametrize("width", [360, 1200])
 def test_the_page_fits_a_browser_and_asks_for_nothing(browser, told, width):
     report = Path(told.report)
-    opened(browser, report, width, "dark")
+    opened(browser, report.as_uri(), width, "dark")
     assert asked(browser) == [report.as_uri()]
     assert browser.get_log("browser") == []
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width

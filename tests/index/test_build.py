@@ -2,20 +2,23 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from mmray import config as configuration
 from mmray.config import Config, from_dict
-from mmray.errors import WorkspaceError
+from mmray.errors import ConfigError, WorkspaceError
 from mmray.features import table
-from mmray.index import store
+from mmray.index import build, recall, store
 from mmray.index.build import IndexSummary, build_index
 from mmray.storage import Workspace
-from mmray.training.checkpoint import load_run, newest_run
+from mmray.training.checkpoint import LoadedRun, load_run, newest_run
 from tests.embedding import embedded
 from tests.small_run import RUN, SUBJECTS, built_once, make_run
 
@@ -103,6 +106,108 @@ def test_other_index_settings_make_another_version_beside_the_first(
     assert store.open_index(workspace).manifest.kind == "hnsw"
 
 
+def settings_for(built: tuple[Config, IndexSummary], workspace: Workspace, **index: object) -> Config:
+    return from_dict({**built[0].model_dump(), "workspace": workspace.root, "index": index})
+
+
+def test_an_index_that_finds_too_little_is_not_published_and_says_what_to_raise(
+    built: tuple[Config, IndexSummary], copy: tuple[Workspace, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, version = copy
+    before = sorted(Path(workspace.root).rglob("*"))
+    monkeypatch.setattr(recall, "measured", lambda index: 0.94)
+    with pytest.raises(ConfigError, match=r"hnsw finds 0\.940 .*nothing was published; raise index\.hnsw_ef"):
+        build_index(settings_for(built, workspace, kind="hnsw"))
+    assert store.current(workspace) == version
+    assert sorted(Path(workspace.root).rglob("*")) == before
+    monkeypatch.setattr(recall, "measured", lambda index: 0.95)
+    summary = build_index(settings_for(built, workspace, kind="hnsw"))
+    assert summary.recall == {"audio": 0.95, "eeg": 0.95}
+    assert store.read_manifest(workspace, summary.version).recall == summary.recall
+
+
+def test_a_search_is_only_as_wide_as_it_must_be_to_find_enough_and_readers_take_that(
+    built: tuple[Config, IndexSummary], copy: tuple[Workspace, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, _ = copy
+    found = {64: 0.5, 128: 0.98, 256: 0.99, 512: 1.0}
+    monkeypatch.setattr(recall, "measured", lambda index: found[index._parameters(1).efSearch])
+    summary = build_index(settings_for(built, workspace, kind="hnsw"))
+    assert summary.recall == {"audio": 0.99, "eeg": 0.99}
+    assert store.open_index(workspace).vectors["eeg"]._parameters(1).efSearch == 256
+    told = build_index(settings_for(built, workspace, kind="hnsw", hnsw_ef=128))  # what is asked for is not changed
+    assert told.recall == {"audio": 0.98, "eeg": 0.98}
+    assert store.open_index(workspace).vectors["eeg"]._parameters(1).efSearch == 128
+
+
+def drop(workspace: Workspace, config: Config, recording_ids: set[str]) -> None:
+    """Let recordings be gone, as `mmray recordings` and `mmray prepare` do."""
+    place = ("features", configuration.digest(config.features), "parts.parquet")
+    for parts in (place, ("recordings.parquet",)):
+        kept = workspace.read_table(*parts).to_pylist()
+        schema = workspace.read_table(*parts).schema
+        rows = [row for row in kept if row["recording_id"] not in recording_ids]
+        workspace.write_table(pa.Table.from_pylist(rows, schema=schema), *parts)
+
+
+def change(workspace: Workspace, config: Config, recording_id: str) -> None:
+    """Let a recording be prepared anew with another outcome, under another part's name."""
+    folder = ("features", configuration.digest(config.features))
+    rows = workspace.read_table(*folder, "parts.parquet").to_pylist()
+    (row,) = (row for row in rows if row["recording_id"] == recording_id)
+    fewer = workspace.read_table(*folder, row["path"]).slice(0, row["segments"] - 1)
+    row["path"], row["segments"] = f"{row['modality']}/{recording_id}-anew.parquet", fewer.num_rows
+    workspace.write_table(fewer, *folder, row["path"])
+    schema = workspace.read_table(*folder, "parts.parquet").schema
+    workspace.write_table(pa.Table.from_pylist(rows, schema=schema), *folder, "parts.parquet")
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "sq"])
+def test_only_new_and_changed_recordings_are_embedded_and_the_files_equal_those_from_scratch(
+    built: tuple[Config, IndexSummary], copy: tuple[Workspace, str], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    workspace, _ = copy
+    config = settings_for(built, workspace, kind=kind)
+    every = {name: workspace.read_bytes(*name) for name in all_tables(workspace, config)}
+    drop(workspace, config, {"s2-audio-1", "s5-eeg-1"})
+    workspace.delete_tree("index")
+    build_index(config)  # the version before
+    for name, data in every.items():
+        workspace.write_bytes(data, *name)
+    drop(workspace, config, {"s1-audio-2"})
+    change(workspace, config, "s3-audio-1")
+
+    embedded_ids = []
+    real = build._embedded
+
+    def spy(config: Config, run: LoadedRun, items: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        embedded_ids.extend(item["recording_id"] for item in items)
+        return real(config, run, items)
+
+    monkeypatch.setattr(build, "_embedded", spy)
+    grown = build_index(config)
+    assert sorted(embedded_ids) == ["s2-audio-1", "s3-audio-1", "s5-eeg-1"]
+    assert (grown.reused, grown.counts) == (14, {"audio": 11, "eeg": 6})
+    manifest = store.open_index(workspace).manifest
+    workspace.delete_tree("index")
+    embedded_ids.clear()
+    scratch = build_index(config)
+    assert (len(embedded_ids), scratch.reused) == (17, 0)
+    assert scratch.version == grown.version
+    assert store.open_index(workspace).manifest.files == manifest.files
+
+
+def all_tables(workspace: Workspace, config: Config) -> list[tuple[str, ...]]:
+    return [("recordings.parquet",), ("features", configuration.digest(config.features), "parts.parquet")]
+
+
+def test_another_runs_vectors_are_not_reused(built: tuple[Config, IndexSummary], copy: tuple[Workspace, str]) -> None:
+    workspace, _ = copy
+    config = settings_for(built, workspace)
+    make_run(config, "run-b", seed=1)
+    assert build_index(config, "run-b").reused == 0
+
+
 def test_the_newest_finished_run_is_taken_and_an_unfinished_one_is_not(
     built: tuple[Config, IndexSummary], copy: tuple[Workspace, str]
 ) -> None:
@@ -160,7 +265,7 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("dies_at", range(7))
+@pytest.mark.parametrize("dies_at", range(8))
 def test_a_publication_killed_at_any_write_leaves_the_former_version_in_place(
     built: tuple[Config, IndexSummary], copy: tuple[Workspace, str], monkeypatch: pytest.MonkeyPatch, dies_at: int
 ) -> None:
@@ -182,10 +287,10 @@ def test_a_publication_killed_at_any_write_leaves_the_former_version_in_place(
     behind = {m: Path(workspace.path("index", version, f"segments-{m}.safetensors")) for m in vectors}
     monkeypatch.setattr(Workspace, "writing", writing)
     with pytest.raises(KilledError):
-        store.publish(workspace, manifest, vectors, metadata, behind, built[0].index)
+        store.publish(workspace, manifest, vectors, metadata, behind)
     monkeypatch.undo()
-    assert store.open_index(workspace).manifest.version == version
-    if dies_at < 6:  # the pointer alone was missing
+    assert store.open_index(workspace).manifest.version == (version if dies_at < 7 else "next")
+    if dies_at < 6:  # after that the pointer alone was missing, or only the history
         with pytest.raises(WorkspaceError):
             store.open_index(workspace, "next")
 

@@ -25,6 +25,19 @@ from mmray.config import Config, from_dict
 
 ROOT = Path(__file__).parents[2]
 START = "import sys; from mmray import config; from mmray.serving.app import serve; serve(config.load(sys.argv[1]))"
+# as START, and deploys itself anew, beside what serves, with as many replicas as each line of stdin says
+RESIZABLE = """
+import sys
+from mmray import config
+from mmray.serving import app
+settings = config.load(sys.argv[1])
+with app.running(settings) as endpoint:
+    print(f"key: {endpoint.key}\\n{endpoint.link}", flush=True)
+    for line in sys.stdin:
+        size = settings.serve.model_copy(update={"replicas": int(line)})
+        app.deploy(settings.model_copy(update={"serve": size}), endpoint.key)
+        print("resized", flush=True)
+"""
 
 
 @dataclass
@@ -57,6 +70,18 @@ class Served:
                     found.append(process)
         return found
 
+    def resize(self, replicas: int) -> None:
+        """Have it deployed anew with this many replicas, and wait for that; for an endpoint of RESIZABLE."""
+        assert self.process.stdin is not None
+        done = self.output.read_text().count("resized")
+        self.process.stdin.write(f"{replicas}\n")
+        self.process.stdin.flush()
+        end = time.monotonic() + 120
+        while self.output.read_text().count("resized") == done:
+            assert self.process.poll() is None, self.output.read_text()
+            assert time.monotonic() < end, self.output.read_text()
+            time.sleep(0.1)
+
     def logs(self) -> str:
         """All that this Ray session, HAProxy and the process itself have written."""
         files = [path for path in self.scratch.rglob("*") if path.is_file() and "logs" in path.parts]
@@ -70,7 +95,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(config: Config, folder: Path, cpus: int = 2, **settings: Any) -> Iterator[Served]:
+def serving(config: Config, folder: Path, cpus: int = 2, start: str = START, **settings: Any) -> Iterator[Served]:
     """An endpoint of a config's workspace under these settings of `serve`, for as long as the block runs."""
     scratch = Path(tempfile.mkdtemp(prefix="m", dir="/tmp"))  # short: Ray's sockets lie under it
     config = from_dict(
@@ -82,9 +107,10 @@ def serving(config: Config, folder: Path, cpus: int = 2, **settings: Any) -> Ite
     environment |= {"PYTHONPATH": str(ROOT), "TMPDIR": str(scratch)}
     with output.open("w") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-c", START, str(folder / "config.yaml")],
+            [sys.executable, "-c", start, str(folder / "config.yaml")],
             cwd=folder,
             env=environment,
+            stdin=subprocess.PIPE,
             stdout=stream,
             stderr=subprocess.STDOUT,
             text=True,

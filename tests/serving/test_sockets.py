@@ -88,7 +88,7 @@ def namespace() -> Iterator[tuple[str, str]]:
     if os.geteuid() != 0 or shutil.which("ip") is None:
         pytest.skip("needs root and iproute2")
     name = f"mm{uuid.uuid4().hex[:8]}"
-    host, guest = "192.0.2.201", "192.0.2.202"
+    host, guest = "198.51.100.1", "198.51.100.2"
     steps = [
         ["ip", "netns", "add", name],
         ["ip", "link", "add", f"{name}a", "type", "veth", "peer", "name", f"{name}b"],
