@@ -354,7 +354,10 @@ def test_an_eeg_and_a_voice_are_asked_together(page, tmp_path):
     write_voice(voice, 5)
     page.open()
     page.give(eeg, voice)
-    page.matches()
+    found = page.matches()
+    files = [("file", (path.name, path.read_bytes())) for path in (eeg, voice)]
+    told = page.ask(files=files, data={"target": "audio"})["matches"]
+    assert [m["score"] for m in found] == pytest.approx([m["score"] for m in told], abs=6e-4)
     assert page.text(".matches h3") == "Voices most like these 2 together"
     page.wait("return document.querySelector('.map img')?.naturalWidth > 0")
     assert page.run("return document.querySelectorAll('.query').length") == 2
@@ -367,7 +370,9 @@ def test_the_target_follows_the_query_until_the_user_chooses(page, voice):
     assert page.text(".matches h3").startswith("EEG most like")
     page.run("document.querySelector('[name=target][value=audio]').click()")
     page.wait("return document.querySelector('.matches h3').textContent.startsWith('Voices')")
+    page.give(voice)
     page.matches()
+    assert page.text(".matches h3") == "Voices most like these 2 together"
 
 
 def test_filters_reach_the_endpoint_and_the_address(page):
