@@ -102,8 +102,8 @@ def classify_person(model: System, encoded: dict[str, Tensor]) -> tuple[NDArray[
         encoded: modality -> vectors of all of the person's segments, from `encode`; an absent modality is left out.
 
     Returns:
-        The share is the gate's mean over features, else the attention's over the person's modalities; None where the
-        system has neither.
+        The share is the gate's mean over features, else the attention's over the person's modalities, in parts of 1;
+        None where the system has neither.
     """
     mean = {m: vector_SE.mean(0, keepdim=True) for m, vector_SE in encoded.items()}
     present_1M = torch.tensor([[m in mean for m in model.modalities]])
@@ -117,7 +117,8 @@ def classify_person(model: System, encoded: dict[str, Tensor]) -> tuple[NDArray[
         share_M = alpha_1MM[0][present_1M[0]].mean(0)
     if share_M is None:
         return probability_C, None
-    return probability_C, {m: float(share_M[i]) for i, m in enumerate(model.modalities) if m in mean}
+    held = {m: float(share_M[i]) for i, m in enumerate(model.modalities) if m in mean}
+    return probability_C, {m: share / sum(held.values()) for m, share in held.items()}
 
 
 def _of_nothing(model: System, modality: str) -> Tensor:

@@ -143,3 +143,29 @@ def test_a_map_of_one_is_the_attention_over_both_slots(batch: Batch):
     slot_BME = torch.stack([encoded_BE, held.vector_RME[nearest_B, 1]], 1)
     attended_BME, _ = model.attention(slot_BME, torch.ones(B, 2, dtype=torch.bool))
     torch.testing.assert_close(model(batch).z["eeg"], torch.nn.functional.normalize(attended_BME[:, 0], dim=-1))
+
+
+def test_what_a_query_borrowed_rebuilds_its_embedding(batch: Batch):
+    model = fresh("crossmodal_gcn").eval()
+    encoded_BE, held = model.encode("eeg", batch.x["eeg"], batch.weight["eeg"]).detach(), model.reference
+    told = model.borrowed("eeg", encoded_BE, batch.subject_B)
+    assert set(told) == {"audio"}
+    row_BK, weight_BK = told["audio"].row_BK, told["audio"].weight_BK
+    assert not (held.subject_R[row_BK] == batch.subject_B[:, None]).any()
+    torch.testing.assert_close(weight_BK.sum(1), torch.ones(B))
+    message_BE = (weight_BK[..., None] * held.vector_RME[row_BK, 1]).sum(1)
+    slots = {"eeg": encoded_BE, "audio": message_BE}
+    attended_BME, alpha_BMM = model.attention(torch.stack(list(slots.values()), 1), torch.ones(B, 2, dtype=torch.bool))
+    alone = torch.tensor([True, False]).expand(B, -1)
+    alone_BME, _ = model.attention(torch.stack([encoded_BE, torch.zeros_like(encoded_BE)], 1), alone)
+    mixed_BE = alone_BME[:, 0] + 0.7 * (attended_BME[:, 0] - alone_BME[:, 0])
+    expected_BE = torch.nn.functional.normalize(mixed_BE, dim=-1)
+    torch.testing.assert_close(model.lone("eeg", encoded_BE, batch.subject_B), expected_BE)
+    torch.testing.assert_close(told["audio"].share_B, 0.7 * alpha_BMM[:, 0, 1])
+
+
+def test_nothing_is_borrowed_without_a_population_graph_and_no_share_is_told_without_attention(batch: Batch):
+    encoded_BE = torch.randn(B, 8)
+    assert fresh("crossmodal_gcn", population=False).borrowed("eeg", encoded_BE, batch.subject_B) == {}
+    told = fresh("crossmodal_gcn", attention=False).borrowed("eeg", encoded_BE, batch.subject_B)
+    assert told["audio"].share_B is None

@@ -24,9 +24,8 @@ def changing(config: Config, tmp_path: Path) -> Config:
 
 
 def versions(config: Config) -> tuple[str, str]:
-    names = [name for name in Workspace(config.workspace).names("index") if name != "current"]
     newest = store.current(Workspace(config.workspace))
-    (oldest,) = (name for name in names if name != newest)
+    (oldest,) = (name for name in store.published(Workspace(config.workspace)) if name != newest)
     return oldest, newest
 
 
