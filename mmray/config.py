@@ -467,7 +467,7 @@ class Index(Section):
     ivf_probe: int | None = Field(None, ge=1, description="cells an ivfpq search looks into; null: likewise")
     pq_bytes: int | None = Field(None, ge=1, description="of an ivfpq's code; must divide the width; null: width / 4")
     rerank: int = Field(
-        10, ge=1, description="candidates of sq or ivfpq, for each match asked for, compared by their exact vectors"
+        20, ge=1, description="candidates of sq or ivfpq, for each match asked for, compared by their exact vectors"
     )
     min_recall: Fraction = Field(0.95, description="recall@10 that an index must reach to be published")
     build_threads: int = Field(
