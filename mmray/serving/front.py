@@ -36,7 +36,7 @@ def settings(folder: str, request_timeout_s: float) -> dict[str, str]:
         # a replica ends a request itself, unless it hangs whole
         "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(int(request_timeout_s) + 10),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",  # of silence; an hour lets those who send nothing hold connections
-        # of patience with the front's own process, for machines that are busy: five seconds would end it again and again
+        # of patience with the front's own process: on a busy machine five seconds would end it again and again
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
         # a replica needs no half minute to leave: the front asks another where it closed its door

@@ -45,10 +45,10 @@ def rewritten(text: str, folder: str) -> str:
     if not {"global", "defaults", "frontend http_frontend"} <= set(kept):
         raise UnknownError("it lacks a section that Ray 2.60 writes")
     door = f"unix@{folder}/front.sock"
-    front, found = re.subn(r"^ *bind (.*)$", f"    bind {door} mode 600", kept["frontend http_frontend"], flags=re.M)
-    if found != 1 or sum(section.count("\n    bind ") for section in kept.values()) != 1:
+    binds = [place for section in kept.values() for place in re.findall(r"^\s*bind (.*)$", section, flags=re.M)]
+    front, found = re.subn(r"^ *bind .*$", f"    bind {door} mode 600", kept["frontend http_frontend"], flags=re.M)
+    if found != 1 or len(binds) != 1:
         raise UnknownError("it does not listen where Ray 2.60's does")
-    bind = re.findall(r"^ *bind (.*)$", kept["frontend http_frontend"], flags=re.M)[0]
     kept["frontend http_frontend"] = front
     kept["defaults"] = re.sub(r"(errorfile 502) .*", rf"\1 {folder}/502.http", kept["defaults"])
     kept["defaults"] = re.sub(r"(errorfile 50[34]) .*", rf"\1 {folder}/503.http", kept["defaults"])
@@ -63,7 +63,7 @@ def rewritten(text: str, folder: str) -> str:
                 " { res.body_size,sub(txn.here) gt 0 }\n"
             )
     outer = (
-        f"frontend mmray\n    bind {bind}\n    default_backend again\n"
+        f"frontend mmray\n    bind {binds[0]}\n    default_backend again\n"
         "backend again\n    http-reuse always\n    retry-on conn-failure empty-response junk-response 502\n"
         f"    http-response set-status 503 if {{ status 502 }}\n    server front {door}\n"
     )

@@ -18,6 +18,7 @@ from mmray.index import store
 from mmray.index.base import Manifest
 from mmray.index.embed import recording_vector
 from mmray.serving.answer import Answer, Filters, QueryError, UnknownRecordingError, match_of
+from mmray.serving.metrics import ENCODE_SECONDS
 from mmray.serving.sniff import recording_of
 from mmray.storage import Workspace
 from mmray.training.checkpoint import LoadedRun, fingerprint, load_run
@@ -74,17 +75,18 @@ class Retriever:
         """
         self._check(target, top_k)
         name = name or path.name
-        try:
-            with recording_of(path, self.run.config.study.kind) as recording:
-                if recording.modality not in self.run.shapes:
-                    raise QueryError(f"run {self.run.run_id} was not trained on {recording.modality}")
-                try:
-                    segments = self._owned(extract(recording, self.run.config.features))
-                except RecordingError as error:
-                    raise RecordingError(_without(str(error), Path(recording.path), name)) from error
-        except RecordingError as error:
-            raise RecordingError(_without(str(error), path, name)) from error
-        vector_E = recording_vector(self.run.model, segments)
+        with ENCODE_SECONDS.time():
+            try:
+                with recording_of(path, self.run.config.study.kind) as recording:
+                    if recording.modality not in self.run.shapes:
+                        raise QueryError(f"run {self.run.run_id} was not trained on {recording.modality}")
+                    try:
+                        segments = self._owned(extract(recording, self.run.config.features))
+                    except RecordingError as error:
+                        raise RecordingError(_without(str(error), Path(recording.path), name)) from error
+            except RecordingError as error:
+                raise RecordingError(_without(str(error), path, name)) from error
+            vector_E = recording_vector(self.run.model, segments)
         return self._search(name, recording.modality, vector_E, target, top_k, filters, None)
 
     def search_vector(
