@@ -7,7 +7,7 @@ import importlib
 import json
 import sys
 
-NAMES = ("prepare", "train", "search", "sweep", "kills")
+NAMES = ("prepare", "train", "search", "serve", "sweep", "kills")
 
 
 def main(arguments: list[str]) -> int:

@@ -9,6 +9,7 @@ import json
 import logging
 import sys
 import time
+from functools import cache
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from mmray.serving.guard import template
 logger = logging.getLogger("mmray.access")
 
 _FILE_BYTES, _FILES = 50_000_000, 5
+_count_of = cache(metrics.REQUESTS.labels)
+_seconds_of = cache(metrics.SECONDS.labels)
 _METHODS = {"GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
@@ -53,8 +56,8 @@ class Observed:
             metrics.IN_FLIGHT.dec()
             route = template(scope)
             method = scope["method"] if scope["method"] in _METHODS else "other"
-            metrics.REQUESTS.labels(route, method, status).inc()
-            metrics.SECONDS.labels(route).observe(seconds)
+            _count_of(route, method, status).inc()
+            _seconds_of(route).observe(seconds)
             if "mmray.refused" in scope:
                 metrics.REFUSED.labels(scope["mmray.refused"]).inc()
             if logger.isEnabledFor(logging.INFO):

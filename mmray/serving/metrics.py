@@ -12,7 +12,7 @@ import json
 import threading
 import time
 from collections.abc import Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import Metric
@@ -20,7 +20,8 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mmray.serving.live import Live
+if TYPE_CHECKING:
+    from mmray.serving.live import Live
 
 REGISTRY = CollectorRegistry()
 disable_created_metrics()  # a series more for each, which no panel asks

@@ -37,6 +37,7 @@ from mmray.serving.answer import (
 )
 from mmray.serving.columns import Columns
 from mmray.serving.evidence import evidence, metrics_of_run
+from mmray.serving.metrics import ENCODE_SECONDS
 from mmray.serving.queries import Query, Told
 from mmray.storage import Workspace
 from mmray.training import inference
@@ -117,14 +118,16 @@ class Retriever:
             QueryError: the run knows nothing of this modality.
         """
         name = name or path.name
-        segments, sha = queries.of_file(path, name, self.run)
-        columns = self.columns.get(segments.modality)
-        row = None if columns is None else columns.row_of_source(sha)
-        subject, seen = "", None
-        if columns is not None and row is not None:
-            subject, seen = columns.value("subject_id", row), columns.value("role", row) == "train"
-        segments = replace(segments, subject_id_S=np.full(len(segments), subject))
-        return Query(name, segments.modality, recording_vector(self.run.model, segments), None, seen, segments)
+        with ENCODE_SECONDS.time():
+            segments, sha = queries.of_file(path, name, self.run)
+            columns = self.columns.get(segments.modality)
+            row = None if columns is None else columns.row_of_source(sha)
+            subject, seen = "", None
+            if columns is not None and row is not None:
+                subject, seen = columns.value("subject_id", row), columns.value("role", row) == "train"
+            segments = replace(segments, subject_id_S=np.full(len(segments), subject))
+            vector_E = recording_vector(self.run.model, segments)
+        return Query(name, segments.modality, vector_E, None, seen, segments)
 
     def search(
         self,

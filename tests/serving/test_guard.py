@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from mmray.serving.guard import Guard, is_loopback
-from mmray.serving.keys import Keyring, digest
+from mmray.serving.keys import Keyring, add, digest
+from mmray.storage import Workspace
 
 KEY = "a-key-of-sixteen-or-more"
 
@@ -145,3 +146,38 @@ def test_a_fault_is_500_and_neither_answer_nor_log_holds_its_text(caplog: pytest
 
 def test_a_websocket_is_closed() -> None:
     assert [message["type"] for message in ask(kind="websocket")] == ["websocket.close"]
+
+
+def headers_of(messages: list[dict[str, Any]], name: bytes) -> list[bytes]:
+    return [value for key, value in messages[0]["headers"] if key == name]
+
+
+def test_opening_the_page_with_a_key_in_the_address_sets_a_cookie_that_opens_without_it() -> None:
+    (cookie,) = headers_of(ask(headers={}, query=f"key={KEY}", path="/"), b"set-cookie")
+    assert cookie.startswith(b"mmray=started.")
+    assert cookie.endswith(b"; HttpOnly; SameSite=Strict; Path=/")
+    assert KEY.encode() not in cookie
+    value = cookie.partition(b";")[0].decode()
+    assert status(ask(headers={"Cookie": f"other=1; {value}"})) == 200
+    assert status(ask(headers={"Cookie": value[:-1]})) == 401
+    assert status(ask(headers={"Cookie": value.replace("started", "other")})) == 401
+
+
+@pytest.mark.parametrize(("path", "query", "headers"), [("/v1/status", f"key={KEY}", {}), ("/", "", None)])
+def test_no_other_request_is_given_a_cookie(path: str, query: str, headers: Any) -> None:
+    assert headers_of(ask(headers=headers, query=query, path=path), b"set-cookie") == []
+
+
+def test_a_cookie_behind_tls_is_sent_over_tls_alone() -> None:
+    messages = ask(headers={"X-Forwarded-Proto": "https"}, query=f"key={KEY}", path="/")
+    assert headers_of(messages, b"set-cookie")[0].endswith(b"; Secure")
+
+
+def test_a_key_over_its_rate_is_429_with_the_seconds_to_wait_and_another_key_is_not(tmp_path: Any) -> None:
+    workspace = Workspace(str(tmp_path))
+    made = add(workspace, "clinic", rate=2)
+    ring = Keyring(digest(KEY), workspace)
+    answers = [ask(headers={"X-API-Key": made.key}, keys=ring) for _ in range(3)]
+    assert [status(messages) for messages in answers] == [200, 200, 429]
+    assert 1 <= int(headers_of(answers[2], b"retry-after")[0]) <= 30
+    assert status(ask(keys=ring)) == 200

@@ -1,0 +1,119 @@
+"""Four times what it can do: the excess is refused at once, what is taken is answered, and it recovers."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mmray.config import Config
+from tests.serving.served import Served, serving
+
+ONGOING, QUEUED = 2, 2
+SECONDS = 5.0
+BOUNDARY = "boundary-of-the-test"
+
+
+@dataclass
+class Outcome:
+    """What callers who ask without pause were answered."""
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    broken: list[str] = field(default_factory=list)
+    no_retry_after: int = 0
+    seconds: float = 0.0
+    most_bytes: int = 0
+
+    @property
+    def goodput(self) -> float:
+        return self.statuses[200] / self.seconds
+
+
+@pytest.fixture(scope="module")
+def served(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    limits = {"max_ongoing_requests": ONGOING, "max_queued_requests": QUEUED}
+    with serving(config, tmp_path_factory.mktemp("serve"), **limits) as endpoint:
+        yield endpoint
+
+
+def vector(config: Config) -> tuple[str, bytes, str]:
+    ask = {"vector": [1.0] * 16, "target": "audio", "top_k": 10}
+    return "/v1/search/vector", json.dumps(ask).encode(), "application/json"
+
+
+def upload(config: Config) -> tuple[str, bytes, str]:
+    content = (Path(config.workspace).parent / "study" / "s1-audio-1.wav").read_bytes()
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="target"\r\n\r\neeg\r\n--{BOUNDARY}\r\n'
+    head += 'Content-Disposition: form-data; name="file"; filename="x"\r\n\r\n'
+    return (
+        "/v1/search",
+        head.encode() + content + f"\r\n--{BOUNDARY}--\r\n".encode(),
+        f"multipart/form-data; boundary={BOUNDARY}",
+    )
+
+
+def pressed(served: Served, question: tuple[str, bytes, str], callers: int, seconds: float = SECONDS) -> Outcome:
+    """Ask from this many connections for a while; who is refused asks again after a moment, as none should."""
+    outcome = Outcome()
+    path, body, kind = question
+    (replica,) = served.replicas()
+    end = time.monotonic() + seconds
+    lock = threading.Lock()
+
+    def call() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
+        while time.monotonic() < end:
+            try:
+                connection.request("POST", path, body, {"X-API-Key": served.key, "Content-Type": kind})
+                response = connection.getresponse()
+                response.read()
+            except (OSError, http.client.HTTPException) as error:
+                outcome.broken.append(f"{type(error).__name__}: {error}")
+                connection.close()
+                continue
+            with lock:
+                outcome.statuses[response.status] += 1
+                if response.status == 503 and not response.headers.get("Retry-After"):
+                    outcome.no_retry_after += 1
+            if response.status != 200:
+                time.sleep(0.05)
+        connection.close()
+
+    threads = [threading.Thread(target=call) for _ in range(callers)]
+    start = time.monotonic()
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        outcome.most_bytes = max(outcome.most_bytes, replica.memory_info().rss)
+        time.sleep(0.05)
+    outcome.seconds = time.monotonic() - start
+    return outcome
+
+
+@pytest.mark.parametrize("question", [vector, upload])
+def test_four_times_the_capacity_is_refused_with_retry_after_and_leaves_no_mark(
+    served: Served, config: Config, question: Callable[[Config], tuple[str, bytes, str]]
+) -> None:
+    asked = question(config)
+    (replica,) = served.replicas()
+    pressed(served, asked, ONGOING, 2.0)  # warm
+    alone = pressed(served, asked, ONGOING)
+    over = pressed(served, asked, 4 * (ONGOING + QUEUED))
+    after = pressed(served, asked, ONGOING, 2.0)
+    kept = over.goodput / alone.goodput
+    print(f"{asked[0]}: {alone.goodput:.0f}/s alone, {over.goodput:.0f}/s under {dict(over.statuses)}: {kept:.2f}")
+    assert over.broken == alone.broken == after.broken == []
+    assert set(alone.statuses) == set(after.statuses) == {200}
+    assert set(over.statuses) == {200, 503}
+    assert over.no_retry_after == 0
+    assert kept > 0.5  # of a noisy machine
+    assert over.most_bytes < alone.most_bytes + 300e6
+    assert served.replicas() == [psutil.Process(replica.pid)]
