@@ -37,7 +37,7 @@ from benchmarks.harness import Figure, Outcome
 from mmray import config, progress
 from mmray.config import Config
 from mmray.features import pipeline
-from mmray.index import store
+from mmray.index import segments, store
 from mmray.index.base import METADATA, Manifest
 from mmray.recordings import catalogue, splits, synthetic
 from mmray.serving import app
@@ -260,6 +260,7 @@ def _workspace(folder: str, rows: int, vectors: Path) -> Config:
     place.mkdir(parents=True)
     shutil.copyfile(vectors, place / "vectors-audio.faiss")
     workspace.write_table(_metadata(rows), "index", version, "metadata.parquet")
+    _segments(place / "segments-audio.safetensors", vectors)
     files = {path.name: _digest(path) for path in place.iterdir()}
     manifest = Manifest(
         version=version,
@@ -267,15 +268,28 @@ def _workspace(folder: str, rows: int, vectors: Path) -> Config:
         model=fingerprint(workspace, run_id),
         features="",
         kind="hnsw",
-        hnsw_ef=EF,
+        settings=config.Index(kind="hnsw", hnsw_links=LINKS, hnsw_ef=EF).model_dump(mode="json"),
         width=WIDTH,
         counts={"audio": rows},
+        breadth={},
+        recall={},
         files=files,
+        created="",
         created_by="benchmarks",
     )
     workspace.write_json(manifest.to_dict(), "index", version, "manifest.json")
     store.point_to(workspace, version)
     return settings
+
+
+def _segments(path: Path, vectors: Path) -> None:
+    """One a recording, the recording's own vector."""
+    index = faiss.read_index(str(vectors), faiss.IO_FLAG_MMAP_IFC)  # owns the storage
+    stored = faiss.downcast_index(index.storage)
+    made = segments.create(path, np.ones(stored.ntotal, dtype=np.int64), WIDTH)
+    for start in range(0, stored.ntotal, 100_000):
+        count = min(100_000, stored.ntotal - start)
+        made.z_SE[start : start + count] = stored.reconstruct_n(start, count)
 
 
 def _metadata(rows: int) -> pa.Table:
