@@ -461,7 +461,7 @@ class Index(Section):
     hnsw_ef: int | None = Field(
         None,
         ge=8,
-        description="candidates an HNSW search keeps; null: as few of 64 to 1024 as find 0.99 of the ten best",
+        description="candidates an HNSW search keeps; null: as few of 64 to 2048 as find 0.99 of the ten best",
     )
     ivf_lists: int | None = Field(None, ge=1, description="cells of an ivfpq; null: 4 sqrt(vectors)")
     ivf_probe: int | None = Field(None, ge=1, description="cells an ivfpq search looks into; null: likewise")

@@ -31,7 +31,7 @@ _MOST_POINTS = 64  # and at most: more take time and change little
 _CANDIDATES = 100  # re-ranked at least
 _CONSTRUCTION = 100  # candidates kept while an HNSW is built
 _BREADTH = {"hnsw": "hnsw_ef", "ivfpq": "ivf_probe"}
-_WIDER = (64, 128, 256, 512, 1024)
+_WIDER = (64, 128, 256, 512, 1024, 2048)
 
 
 class FaissIndex:
@@ -40,6 +40,7 @@ class FaissIndex:
     def __init__(self, index: Any, settings: Index) -> None:
         self._index = index
         self._settings = settings
+        self._made: dict[int, Any] = {}  # by k, of which an endpoint allows a thousand
         self._refined = hasattr(index, "refine_index")
         self._exact = not self._refined and not hasattr(index, "hnsw")
         # every kind keeps the vectors themselves in a flat storage, which answers filtered searches exactly
@@ -92,6 +93,12 @@ class FaissIndex:
             wanted = min(2 * wanted, rows)
 
     def _parameters(self, k: int) -> Any:
+        """What faiss searches with; kept, because making it takes as long as a search."""
+        if k not in self._made:
+            self._made[k] = self._make_parameters(k)
+        return self._made[k]
+
+    def _make_parameters(self, k: int) -> Any:
         if not self._refined:
             return faiss.SearchParametersHNSW(efSearch=max(self._settings.hnsw_ef or _WIDER[0], k))
         candidates = min(self.size, max(self._settings.rerank * k, _CANDIDATES))
