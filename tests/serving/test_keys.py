@@ -98,7 +98,7 @@ def test_the_cookie_opens_and_is_neither_the_key_nor_its_digest(workspace: Works
     assert ring.find([], b"") is None
 
 
-def test_replicas_share_a_keys_rate() -> None:
+def test_a_bucket_fills_again_at_its_rate() -> None:
     now = [0.0]
     bucket = Bucket(60 / 2, clock=lambda: now[0])
     assert [bucket.take() for _ in range(30)] == [0.0] * 30
@@ -106,6 +106,13 @@ def test_replicas_share_a_keys_rate() -> None:
     now[0] += 2
     assert bucket.take() == 0.0
     assert bucket.take() > 0
+
+
+def test_a_replica_of_two_lets_half_of_a_keys_rate_through(workspace: Workspace) -> None:
+    keys.add(workspace, "clinic", rate=4)
+    ring = Keyring(None, workspace, replicas=2)
+    (key,) = keys.read(workspace)
+    assert [ring.wait_s(key) > 0 for _ in range(3)] == [False, False, True]
 
 
 def test_a_bucket_that_rests_holds_no_more_than_a_minutes_requests() -> None:
