@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
 
 import mmray
 from mmray.config import Serve
@@ -14,10 +17,11 @@ from mmray.serving.api_types import Health, Problem, Status
 from mmray.serving.live import Live
 from mmray.serving.uploads import Encoder
 
+_LATER = {"retry-after": "5"}
 _ERRORS = (401, 403, 404, 413, 415, 422, 429, 503)
 
 
-def routes(live: Live, serve: Serve) -> FastAPI:
+def routes(live: Live, serve: Serve) -> ASGIApp:
     """Every route, unguarded: mount it behind a Guard."""
     app = FastAPI(
         title="mmray",
@@ -59,7 +63,11 @@ def routes(live: Live, serve: Serve) -> FastAPI:
 
     @app.get("/healthz", summary="Whether a replica answers")
     async def healthz() -> Health:
-        """Asks for the key like every route; Serve's own /-/healthz does not."""
+        """A search of the index was tried. Asks for the key like every route; Serve's own /-/healthz does not."""
+        try:
+            await asyncio.to_thread(live.check)
+        except Exception as error:  # whatever it is, no request could be answered
+            raise HTTPException(503, "the index cannot be searched; see the endpoint's log", _LATER) from error
         return Health()
 
     @app.get("/openapi.json", include_in_schema=False)
@@ -74,4 +82,4 @@ def routes(live: Live, serve: Serve) -> FastAPI:
     page = HTMLResponse(
         documents.page(document), headers={"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
     )
-    return app
+    return questions.VectorSearch(app, live)

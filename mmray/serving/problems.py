@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
@@ -45,35 +45,27 @@ def explained(errors: Any) -> str:
     return "; ".join(f"{'.'.join(str(part)[:40] for part in e['loc'][:3]) or 'body'}: {e['msg']}" for e in errors[:5])
 
 
+def answered(error: Exception) -> JSONResponse | None:
+    """An error as problem details; None where it is a fault of ours."""
+    if isinstance(error, HTTPException):
+        missing = error.status_code == 404 and error.detail == "Not Found"
+        return _response(error.status_code, "no such route; see /docs" if missing else error.detail, error.headers)
+    if isinstance(error, RequestValidationError):
+        return _response(422, explained(error.errors()))
+    return next((_response(status, str(error)) for kind, status in _STATUS if isinstance(error, kind)), None)
+
+
 def describe_errors(app: FastAPI) -> None:
     """Every error leaves as problem details."""
 
-    def respond(status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-        # what a caller sent may hold half a character
-        whole = detail.encode("utf-8", "replace").decode()
-        return JSONResponse(problem(status, whole), status, headers, media_type=MEDIA_TYPE)
+    async def handle(_: Request, error: Exception) -> JSONResponse:
+        return answered(error) or _response(500, FAULT)
 
-    async def of_http(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, HTTPException)
-        missing = error.status_code == 404 and error.detail == "Not Found"
-        return respond(error.status_code, "no such route; see /docs" if missing else error.detail, error.headers)
+    for kind in (HTTPException, RequestValidationError, Exception, *(kind for kind, _ in _STATUS)):
+        app.add_exception_handler(kind, handle)
 
-    async def of_validation(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, RequestValidationError)
-        return respond(422, explained(error.errors()))
 
-    def of(status: int) -> Callable[[Request, Exception], Any]:
-        async def handle(_: Request, error: Exception) -> JSONResponse:
-            return respond(status, str(error))
-
-        return handle
-
-    app.add_exception_handler(HTTPException, of_http)
-    app.add_exception_handler(RequestValidationError, of_validation)
-
-    async def of_fault(_: Request, error: Exception) -> JSONResponse:
-        return respond(500, FAULT)
-
-    app.add_exception_handler(Exception, of_fault)
-    for kind, status in _STATUS:
-        app.add_exception_handler(kind, of(status))
+def _response(status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    # what a caller sent may hold half a character
+    whole = detail.encode("utf-8", "replace").decode()
+    return JSONResponse(problem(status, whole), status, headers, media_type=MEDIA_TYPE)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from mmray.config import Config, Serve
 from mmray.serving.http import routes
@@ -15,12 +15,12 @@ from mmray.serving.live import Live
 from mmray.storage import Workspace
 
 
-def app_of(config: Config, **serve: Any) -> FastAPI:
+def app_of(config: Config, **serve: Any) -> ASGIApp:
     """The routes over a config's workspace."""
     return routes(Live(Workspace(config.workspace)), Serve(**serve))
 
 
-def ask(app: FastAPI, method: str, path: str, **how: Any) -> httpx.Response:
+def ask(app: ASGIApp, method: str, path: str, **how: Any) -> httpx.Response:
     """One request; an exception that leaves the app counts as its answer 500."""
 
     async def one() -> httpx.Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,22 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import soundfile
-from fastapi import FastAPI
 from pydantic import TypeAdapter
+from starlette.types import ASGIApp
 
 from mmray.config import Config, from_dict
 from mmray.schema import MODALITIES
-from mmray.serving import api_types, documents
+from mmray.serving import api_types, documents, questions
 from mmray.serving.answer import BatchAnswer, Classification, SearchAnswer, StoredList, StoredRecording
+from mmray.serving.http import routes
+from mmray.serving.live import Live
 from mmray.serving.retriever import Retriever
 from mmray.storage import Workspace
 from tests.serving.asgi import app_of, ask, parts
 
 
 @pytest.fixture(scope="module")
-def app(config: Config) -> FastAPI:
+def app(config: Config) -> ASGIApp:
     return app_of(config)
 
 
@@ -39,7 +42,7 @@ def study(config: Config) -> Path:
     return Path(config.workspace).parent / "study"
 
 
-def post(app: FastAPI, path: str, body: Any) -> httpx.Response:
+def post(app: ASGIApp, path: str, body: Any) -> httpx.Response:
     return ask(app, "POST", path, json=body)
 
 
@@ -58,7 +61,7 @@ def scores(answer: httpx.Response) -> list[float]:
 @pytest.mark.parametrize(
     "names", [["s5-eeg-1.mat"], ["s5-eeg-1.mat", "s5-audio-2.wav"], ["s5-audio-1.wav", "s5-audio-2.wav"]]
 )
-def test_uploads_answer_what_their_stored_recordings_answer(app: FastAPI, config: Config, names: list[str]) -> None:
+def test_uploads_answer_what_their_stored_recordings_answer(app: ASGIApp, config: Config, names: list[str]) -> None:
     files = parts(*(study(config) / name for name in names))
     fields = {"target": "audio", "top_k": 12, "exclude_subject": "s5"}
     uploaded = ask(app, "POST", "/v1/search", files=files, data=fields)
@@ -72,7 +75,7 @@ def test_uploads_answer_what_their_stored_recordings_answer(app: FastAPI, config
 
 
 def test_several_recordings_are_asked_with_as_the_mean_of_their_unit_vectors(
-    app: FastAPI, retriever: Retriever
+    app: ASGIApp, retriever: Retriever
 ) -> None:
     asked = ["s5-eeg-1", "s6-eeg-1", "s5-audio-1"]
     mean = np.mean([query.vector_E for query in retriever.stored(*asked)], axis=0)
@@ -84,7 +87,7 @@ def test_several_recordings_are_asked_with_as_the_mean_of_their_unit_vectors(
     assert joined.json()["evidence"] is None
 
 
-def test_a_file_and_an_id_can_be_asked_with_together(app: FastAPI, config: Config) -> None:
+def test_a_file_and_an_id_can_be_asked_with_together(app: ASGIApp, config: Config) -> None:
     form = {"target": "audio", "top_k": 5, "recording_id": ["s5-audio-1"], "explain": "false"}
     mixed = ask(app, "POST", "/v1/search", files=parts(study(config) / "s5-eeg-1.mat"), data=form)
     both = post(app, "/v1/search", {"recording_id": ["s5-eeg-1", "s5-audio-1"], "target": "audio", "top_k": 5})
@@ -97,7 +100,7 @@ def test_a_file_and_an_id_can_be_asked_with_together(app: FastAPI, config: Confi
     [("s1-eeg-1", "audio", 0.4), ("s1-audio-1", "eeg", 0.1), ("s1-eeg-1", "eeg", None)],
 )
 def test_evidence_is_the_runs_own_figure_of_this_direction(
-    app: FastAPI, asked: str, target: str, value: float | None
+    app: ASGIApp, asked: str, target: str, value: float | None
 ) -> None:
     told = post(app, "/v1/search", {"recording_id": asked, "target": target}).json()["evidence"]
     if value is None:
@@ -115,7 +118,7 @@ def test_a_run_that_was_not_evaluated_has_no_evidence(config: Config, tmp_path: 
     assert ask(app, "GET", "/v1/status").json()["evaluation"] == []
 
 
-def test_neighbours_are_other_training_people_and_their_weights_sum_to_one(app: FastAPI) -> None:
+def test_neighbours_are_other_training_people_and_their_weights_sum_to_one(app: ASGIApp) -> None:
     for subject, person in (("s1", "trained on"), ("s5", "held out")):
         told = post(app, "/v1/search", {"recording_id": f"{subject}-eeg-1", "target": "audio"}).json()
         people = {neighbour["subject_id"] for neighbour in told["neighbours"]}
@@ -138,7 +141,7 @@ def test_a_stored_recording_whose_features_are_gone_is_found_and_unexplained(con
     assert str(tmp_path) not in refused.text
 
 
-def test_a_match_starts_where_its_segment_most_like_the_query_starts(app: FastAPI, retriever: Retriever) -> None:
+def test_a_match_starts_where_its_segment_most_like_the_query_starts(app: ASGIApp, retriever: Retriever) -> None:
     (query,) = retriever.stored("s1-eeg-1")
     answer = post(app, "/v1/search", {"recording_id": "s1-eeg-1", "target": "audio", "top_k": 12}).json()
     for match in answer["matches"]:
@@ -151,7 +154,7 @@ def test_a_match_starts_where_its_segment_most_like_the_query_starts(app: FastAP
 
 @pytest.mark.parametrize("least", [None, 31, 33.5])
 @pytest.mark.parametrize("most", [None, 33, 34.5])
-def test_ages_are_filtered_as_a_naive_scan_does(app: FastAPI, least: float | None, most: float | None) -> None:
+def test_ages_are_filtered_as_a_naive_scan_does(app: ASGIApp, least: float | None, most: float | None) -> None:
     body = {"recording_id": "s1-eeg-1", "target": "audio", "top_k": 12, "age_min": least, "age_max": most}
     answer = post(app, "/v1/search", {name: value for name, value in body.items() if value is not None})
     if least == 33.5 and most == 33:
@@ -162,7 +165,7 @@ def test_ages_are_filtered_as_a_naive_scan_does(app: FastAPI, least: float | Non
     assert answer.json()["gallery"] == 2 * len(kept)
 
 
-def test_a_batch_answers_what_each_id_alone_answers_in_the_order_asked(app: FastAPI) -> None:
+def test_a_batch_answers_what_each_id_alone_answers_in_the_order_asked(app: ASGIApp) -> None:
     asked = ["s4-eeg-1", "s1-audio-2", "s4-eeg-1"]
     batch = post(app, "/v1/search/batch", {"recording_ids": asked, "target": "audio", "top_k": 4, "task": "reading"})
     assert batch.status_code == 200, batch.text
@@ -175,7 +178,7 @@ def test_a_batch_answers_what_each_id_alone_answers_in_the_order_asked(app: Fast
 # classify
 
 
-def test_all_recordings_of_a_person_classify_as_the_run_itself_classified_them(app: FastAPI, config: Config) -> None:
+def test_all_recordings_of_a_person_classify_as_the_run_itself_classified_them(app: ASGIApp, config: Config) -> None:
     """One code path with training: the fused probabilities of predictions.parquet, by stored ids and by files."""
     from mmray.features import table
     from mmray.training.checkpoint import load_run
@@ -199,7 +202,7 @@ def test_all_recordings_of_a_person_classify_as_the_run_itself_classified_them(a
         assert told["note"].startswith("not a diagnosis")
 
 
-def test_a_lone_modality_weighs_everything_and_a_training_subject_is_told(app: FastAPI, config: Config) -> None:
+def test_a_lone_modality_weighs_everything_and_a_training_subject_is_told(app: ASGIApp, config: Config) -> None:
     told = post(app, "/v1/classify", {"recording_id": "s1-audio-1"}).json()
     assert told["modality_weights"] == {"audio": pytest.approx(1)}
     assert told["subject_seen_in_training"] is True
@@ -207,7 +210,7 @@ def test_a_lone_modality_weighs_everything_and_a_training_subject_is_told(app: F
     assert own["subject_seen_in_training"] is True
 
 
-def test_a_strangers_file_is_of_nobody_known(app: FastAPI, tmp_path: Path) -> None:
+def test_a_strangers_file_is_of_nobody_known(app: ASGIApp, tmp_path: Path) -> None:
     from tests.small_run import write_voice
 
     write_voice(tmp_path / "new.wav", seed=77)
@@ -219,7 +222,7 @@ def test_a_strangers_file_is_of_nobody_known(app: FastAPI, tmp_path: Path) -> No
 # stored recordings
 
 
-def test_recordings_are_listed_in_order_and_filtered(app: FastAPI) -> None:
+def test_recordings_are_listed_in_order_and_filtered(app: ASGIApp) -> None:
     everything = ask(app, "GET", "/v1/recordings").json()
     named = [row["recording_id"] for row in everything["recordings"]]
     assert everything["total"] == len(named) == 18
@@ -234,14 +237,14 @@ def test_recordings_are_listed_in_order_and_filtered(app: FastAPI) -> None:
     assert ask(app, "GET", "/v1/recordings?contains=s.-eeg").json()["total"] == 0
 
 
-def test_a_recording_is_told_with_where_its_segments_begin(app: FastAPI) -> None:
+def test_a_recording_is_told_with_where_its_segments_begin(app: ASGIApp) -> None:
     told = ask(app, "GET", "/v1/recordings/s6-audio-2").json()
     assert (told["subject_id"], told["age"], told["role"], told["task"]) == ("s6", 35.0, "unseen", "reading")
     assert told["segments"] == len(told["segment_start_s"]) > 1
     assert np.diff(told["segment_start_s"]).min() > 0
 
 
-def test_a_stored_voice_sounds_as_its_source_and_eeg_has_no_sound(app: FastAPI, config: Config) -> None:
+def test_a_stored_voice_sounds_as_its_source_and_eeg_has_no_sound(app: ASGIApp, config: Config) -> None:
     answer = ask(app, "GET", "/v1/recordings/s2-audio-1/sound")
     assert answer.headers["content-type"] == "audio/wav"
     heard, rate = soundfile.read(io.BytesIO(answer.content))
@@ -253,7 +256,7 @@ def test_a_stored_voice_sounds_as_its_source_and_eeg_has_no_sound(app: FastAPI, 
 
 @pytest.mark.parametrize("name", ["s2-eeg-1", "s2-audio-1"])
 def test_a_picture_is_a_png_of_480_by_240_and_the_same_for_the_stored_and_the_uploaded(
-    app: FastAPI, config: Config, name: str
+    app: ASGIApp, config: Config, name: str
 ) -> None:
     stored = ask(app, "GET", f"/v1/recordings/{name}/picture")
     suffix = ".mat" if "eeg" in name else ".wav"
@@ -335,7 +338,7 @@ BY_ID = {"recording_id": "s1-eeg-1", "target": "audio"}
         ("/v1/classify", {}, 422, "recording_id"),
     ],
 )  # fmt: skip
-def test_a_wrong_field_is_a_problem_that_names_it(app: FastAPI, path: str, body: Any, status: int, detail: str) -> None:
+def test_a_wrong_field_is_a_problem_that_names_it(app: ASGIApp, path: str, body: Any, status: int, detail: str) -> None:
     answer = ask(app, "POST", path, content=json.dumps(body), headers={"content-type": "application/json"})
     assert (answer.status_code, answer.json()["status"]) == (status, status), answer.text
     assert answer.headers["content-type"] == "application/problem+json"
@@ -347,7 +350,7 @@ def test_a_wrong_field_is_a_problem_that_names_it(app: FastAPI, path: str, body:
     [b"", b"{", b"nul", b'{"vector": [NaN], "target": "eeg"}', b"[" * 100_000, b'{"target": "\xff"}', b"\xff\xfe"],
 )
 @pytest.mark.parametrize("path", ["/v1/search", "/v1/search/vector", "/v1/search/batch", "/v1/classify"])
-def test_what_is_no_json_or_no_number_is_422(app: FastAPI, path: str, content: bytes) -> None:
+def test_what_is_no_json_or_no_number_is_422(app: ASGIApp, path: str, content: bytes) -> None:
     answer = ask(app, "POST", path, content=content, headers={"content-type": "application/json"})
     assert answer.status_code == 422, answer.text
     assert answer.json()["detail"]
@@ -356,7 +359,7 @@ def test_what_is_no_json_or_no_number_is_422(app: FastAPI, path: str, content: b
 @pytest.mark.parametrize(
     "vector", [[float("nan")] + [1.0] * 15, [float("inf")] + [1.0] * 15, [1e400] * 16, [10**400] + [1] * 15]
 )
-def test_a_vector_that_is_not_finite_is_422(app: FastAPI, vector: list[float]) -> None:
+def test_a_vector_that_is_not_finite_is_422(app: ASGIApp, vector: list[float]) -> None:
     content = json.dumps({"vector": vector, "target": "eeg"})
     answer = ask(app, "POST", "/v1/search/vector", content=content, headers={"content-type": "application/json"})
     assert answer.status_code == 422
@@ -366,7 +369,7 @@ def test_a_vector_that_is_not_finite_is_422(app: FastAPI, vector: list[float]) -
 @pytest.mark.parametrize(
     "query", ["modality=video", "limit=0", "limit=1001", "limit=x", "subject=", "contains=" + "x" * 201]
 )
-def test_a_wrong_parameter_of_the_list_is_422(app: FastAPI, query: str) -> None:
+def test_a_wrong_parameter_of_the_list_is_422(app: ASGIApp, query: str) -> None:
     answer = ask(app, "GET", f"/v1/recordings?{query}")
     assert answer.status_code == 422
     assert query.split("=")[0] in answer.json()["detail"]
@@ -388,7 +391,7 @@ def test_a_wrong_parameter_of_the_list_is_422(app: FastAPI, query: str) -> None:
         ({"target": "x" * 5000}, 1, "maximum size"),
     ],
 )
-def test_a_wrong_field_of_a_form_is_named(app: FastAPI, config: Config, fields: Any, count: int, detail: str) -> None:
+def test_a_wrong_field_of_a_form_is_named(app: ASGIApp, config: Config, fields: Any, count: int, detail: str) -> None:
     files = parts(*[study(config) / "s1-audio-1.wav"] * count)
     answer = ask(app, "POST", "/v1/search", files=files or None, data=fields)
     assert answer.headers["content-type"] == "application/problem+json"
@@ -396,7 +399,7 @@ def test_a_wrong_field_of_a_form_is_named(app: FastAPI, config: Config, fields: 
     assert detail in answer.json()["detail"]
 
 
-def test_a_file_in_another_field_a_broken_form_and_another_media_type_are_told(app: FastAPI, config: Config) -> None:
+def test_a_file_in_another_field_a_broken_form_and_another_media_type_are_told(app: ASGIApp, config: Config) -> None:
     wav = (study(config) / "s1-audio-1.wav").read_bytes()
     elsewhere = ask(app, "POST", "/v1/search", files=[("voice", ("x", wav))], data={"target": "eeg"})
     assert (elsewhere.status_code, "'file'" in elsewhere.json()["detail"]) == (422, True)
@@ -412,7 +415,7 @@ def test_a_file_in_another_field_a_broken_form_and_another_media_type_are_told(a
 # documents
 
 
-def test_every_route_is_in_the_openapi_with_an_example_that_its_types_take(app: FastAPI) -> None:
+def test_every_route_is_in_the_openapi_with_an_example_that_its_types_take(app: ASGIApp) -> None:
     document = ask(app, "GET", "/openapi.json").json()
     types: dict[str, tuple[Any, Any]] = {
         "/v1/search": (api_types.SearchById, SearchAnswer),
@@ -445,9 +448,48 @@ def test_the_examples_are_what_the_types_hold_and_nothing_else() -> None:
         assert written == example
 
 
-def test_the_status_tells_labels_evaluation_and_limits(app: FastAPI) -> None:
+def test_the_status_tells_labels_evaluation_and_limits(app: ASGIApp) -> None:
     told = ask(app, "GET", "/v1/status").json()
     assert told["labels"] == ["HC", "MDD"]
     assert told["recordings"] == {"audio": 12, "eeg": 6}
     assert {row["direction"] for row in told["evaluation"]} == {"eeg->audio", "audio->eeg", "fused"}
     assert (told["takeover"], told["playback"], told["max_recording_s"]) == (None, True, 3600.0)
+
+
+def test_a_replica_whose_index_cannot_be_searched_is_not_ready(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    live = Live(Workspace(config.workspace))
+    app = routes(live, config.serve)
+    assert ask(app, "GET", "/healthz").json() == {"status": "ok"}
+
+    def broken(*_: Any) -> Any:
+        raise OSError("the disk is gone: /secret/place")
+
+    monkeypatch.setattr(live.retriever, "search_vector", broken)
+    answer = ask(app, "GET", "/healthz")
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "5"
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "secret" not in answer.text
+
+
+@pytest.mark.parametrize("chunks", [1, 3])
+def test_a_vector_asked_past_the_framework_is_answered_as_the_described_route_would(
+    config: Config, chunks: int
+) -> None:
+    live = Live(Workspace(config.workspace))
+    past = routes(live, config.serve)
+    assert isinstance(past, questions.VectorSearch)
+
+    def body() -> Iterator[bytes]:
+        whole = json.dumps({"vector": VECTOR, "target": "eeg"}).encode()
+        step = -(-len(whole) // chunks)
+        yield from (whole[start : start + step] for start in range(0, len(whole), step))
+
+    async def stream() -> AsyncIterator[bytes]:
+        for part in body():
+            yield part
+
+    bypassed, described = (ask(app, "POST", "/v1/search/vector", content=stream()) for app in (past, past._app))
+    assert bypassed.status_code == described.status_code == 200
+    assert bypassed.content == described.content
+    assert dict(bypassed.headers) == dict(described.headers)
