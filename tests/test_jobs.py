@@ -160,7 +160,7 @@ def test_submit_runs_a_stage_under_the_settings_resolved_here_and_follows_its_lo
     there = ("--config", str(REPOSITORY / "jobs/configs/synthetic.yaml"), "--workspace", str(tmp_path / "ws"))
     code, summary, log = ended(head, environment, "prepare", *there, *settings[2:])  # less its workspace
     assert (code, summary["status"], summary["exit_code"]) == (0, "SUCCEEDED", 0), log
-    assert "synthetic study: 9/9" in log
+    assert "9 prepared" in log
     assert "dashboard_sdk" not in log
     assert (tmp_path / "ws" / "recordings.parquet").exists()
     assert list((tmp_path / "ws" / "features").glob("*/parts.parquet"))
@@ -179,7 +179,7 @@ def test_interrupting_leaves_the_job_running_unless_it_was_told_to_stop_it(
     head: str, environment: dict[str, str], tmp_path: Path, stop: bool
 ) -> None:
     settings = ("--set", "study.kind=synthetic", "--set", f"study.root={tmp_path / 'study'}")
-    many = ("--set", "synth.subjects=500", "--set", "synth.eeg_seconds=16", "--set", "synth.clips=1")
+    many = ("--set", "synth.subjects=5000", "--set", "synth.eeg_seconds=16", "--set", "synth.clips=1")
     command = mmray_submit(
         head, "prepare", *settings, *many, "--workspace", str(tmp_path / "ws"), *(["--stop-on-interrupt"] * stop)
     )
