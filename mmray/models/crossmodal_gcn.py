@@ -200,6 +200,13 @@ class CrossModalGCN(System):
         attended_BME, alpha_BMM = self.attention(slot_BME, present_BM)
         return attended_BME, alpha_BMM
 
+    def _attend_some(self, slots: dict[int, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """As `_attend`, over the slots that are filled, by their position; the others are masked."""
+        some_BE = next(iter(slots.values()))
+        filled = {m: slots.get(i, torch.zeros_like(some_BE)) for i, m in enumerate(self.modalities)}
+        present_M = torch.tensor([i in slots for i in range(len(self.modalities))], device=some_BE.device)
+        return self._attend(filled, present_M.expand(len(some_BE), -1))
+
     def lone(self, modality: str, encoded_BE: Tensor, subject_B: Tensor) -> Tensor:
         """As System.lone."""
         own = self.modalities.index(modality)
@@ -208,10 +215,7 @@ class CrossModalGCN(System):
             """The own slot after attention over those that are filled."""
             if self.attention is None:
                 return torch.stack(list(slots.values())).sum(0)
-            filled = {m: slots.get(i, torch.zeros_like(encoded_BE)) for i, m in enumerate(self.modalities)}
-            present_M = torch.tensor([i in slots for i in range(len(self.modalities))], device=encoded_BE.device)
-            attended_BME, _ = self._attend(filled, present_M.expand(len(encoded_BE), -1))
-            return attended_BME[:, own]
+            return self._attend_some(slots)[0][:, own]
 
         if self.population is None or self.reference is None:
             return F.normalize(attend({own: encoded_BE}).float(), dim=-1)
@@ -231,10 +235,7 @@ class CrossModalGCN(System):
             share_B = None
             if self.attention is not None:
                 message_BE = torch.einsum("bk,bke->be", weight_BK, self.reference.vector_RME[row_BK, position])
-                filled = {modality: encoded_BE, other: message_BE}
-                present_M = torch.tensor([m in filled for m in self.modalities], device=encoded_BE.device)
-                slots = {m: filled.get(m, torch.zeros_like(encoded_BE)) for m in self.modalities}
-                _, alpha_BMM = self._attend(slots, present_M.expand(len(encoded_BE), -1))
+                _, alpha_BMM = self._attend_some({own: encoded_BE, position: message_BE})
                 assert alpha_BMM is not None
                 share_B = self.population.inter_MM[own, position] * alpha_BMM[:, own, position]
             found[other] = Borrowed(row_BK, weight_BK, share_B)
