@@ -179,11 +179,18 @@ def test_interrupting_leaves_the_job_running_unless_it_was_told_to_stop_it(
     head: str, environment: dict[str, str], tmp_path: Path, stop: bool
 ) -> None:
     settings = ("--set", "study.kind=synthetic", "--set", f"study.root={tmp_path / 'study'}")
-    many = ("--set", "synth.subjects=5000", "--set", "synth.eeg_seconds=16", "--set", "synth.clips=1")
+    many = ("--set", "synth.subjects=500", "--set", "synth.eeg_seconds=16", "--set", "synth.clips=1")
     command = mmray_submit(
         head, "prepare", *settings, *many, "--workspace", str(tmp_path / "ws"), *(["--stop-on-interrupt"] * stop)
     )
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what runs in the background ignores it
+    )
     assert process.stderr is not None
     line = ""
     while "synthetic study" not in line:

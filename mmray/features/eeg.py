@@ -22,6 +22,7 @@ Spans = Sequence[tuple[int, int]]
 
 _FILTER_ORDER = 4
 _NOTCH_QUALITY = 25.0  # 50 Hz / 25: 2 Hz wide
+_LARGEST_V = 1e6
 _BLOCK = 1_300_000  # samples filtered at once, whatever the length: 16 electrodes of five minutes, one of an hour
 
 
@@ -87,6 +88,13 @@ def select(data_CT: NDArray[np.float64], channels: tuple[str, ...], names: tuple
     """The rows of these electrodes in node order. Raises RecordingError as `rows_of`."""
     order = rows_of(channels, names)
     return data_CT if order == list(range(len(channels))) else data_CT[order]
+
+
+def within_reach(data_NT: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Volts, with NaN for what no amplifier gives and float32 cannot square: damage writes any number."""
+    if data_NT.max() <= _LARGEST_V and data_NT.min() >= -_LARGEST_V:
+        return data_NT
+    return np.where(np.abs(data_NT) <= _LARGEST_V, data_NT, np.nan)
 
 
 def require_rate(sampling_rate_hz: float, config: EEG) -> None:

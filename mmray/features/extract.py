@@ -230,7 +230,7 @@ def clean_eeg(raw: signals.EEGSignal, features: Features, part: stretches.Stretc
     config, rate, samples = features.eeg, raw.sampling_rate_hz, raw.data_CT.shape[1]
     names = eeg.node_names(config)
     position_N3 = eeg.positions(config.montage, names)
-    data_NT = eeg.select(raw.data_CT, raw.channels, names)
+    data_NT = eeg.within_reach(eeg.select(raw.data_CT, raw.channels, names))
     if part is None:
         part = stretches.Stretch((0, samples), (0, samples), _starts(raw.spans, rate, features))
     if not np.isfinite(data_NT).any():

@@ -12,7 +12,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
-import numpy as np
 from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
@@ -110,8 +109,7 @@ class Encoder:
 
         def on_disk() -> _Made:
             # made and removed by the thread that works in it: a request that is cut leaves it to its end
-            # damaged numbers overflow on the way, and what comes out of them is judged at the end
-            with TemporaryDirectory(prefix="mmray-upload-") as folder, np.errstate(all="ignore"):
+            with TemporaryDirectory(prefix="mmray-upload-") as folder:
                 named = []
                 for number, file in enumerate(files, start=1):
                     path = Path(folder) / f"upload-{number}"

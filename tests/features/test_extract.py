@@ -133,6 +133,17 @@ def test_bad_electrodes_are_told_by_name_and_reason(tmp_path):
     assert (told["segments"], told["kept"], told["components_removed"]) == (5, 5, [])
 
 
+@pytest.mark.parametrize("number", [1e15, -1e300, np.inf])
+def test_a_number_that_no_amplifier_gives_makes_its_electrode_bad(tmp_path, number):
+    data = resting()
+    data[3, 100] = number
+    told = decisions(
+        extract(recording(write_mat(tmp_path / "r.mat", data), "eeg", "modma-mat"), Features()).schema.metadata
+    )
+    assert told["bad_channels"] == [{"name": "E4", "why": "not finite"}]
+    assert told["kept"] == 5
+
+
 def test_segments_with_too_little_speech_are_dropped(tmp_path):
     path = write_wav(tmp_path / "v.wav", seconds=12.0)
     wave, rate = soundfile.read(path)
