@@ -121,7 +121,8 @@ def _choose(path: Path, shapes: dict[str, tuple[int, ...]]) -> str:
 
 def _scaled(array: NDArray[Any], scale: float) -> NDArray[np.float64]:
     data_CT = np.empty((ELECTRODES, array.shape[1]))
-    np.multiply(array[:ELECTRODES], scale, out=data_CT)
+    with np.errstate(invalid="ignore", over="ignore"):  # damage writes any bits; what is no number stays none
+        np.multiply(array[:ELECTRODES], scale, out=data_CT)
     return data_CT
 
 
