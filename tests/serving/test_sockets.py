@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -73,8 +74,11 @@ def answered(lines: list[str]) -> list[str]:
 def ports(served: Served) -> dict[int, list[tuple[str, str]]]:
     with served.client() as client:
         assert client.get("/healthz").status_code == 200
-    found = listening(served)
-    assert served.port in found
+    end = time.monotonic() + 60
+    # a front that reads its configuration anew is a process that gives way to the next: the tree is looked at again
+    while served.port not in (found := listening(served)):
+        assert time.monotonic() < end, found
+        time.sleep(0.5)
     owners = {name for places in found.values() for _, name in places}
     assert "haproxy" in owners  # else the tree was not whole, and the test would show nothing
     assert "raylet" in owners
