@@ -2,6 +2,7 @@
 
 # no `from __future__ import annotations`: Serve reads the parameter's class off the signature
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +31,16 @@ class Arguments(BaseModel):
 
 
 def application(args: Arguments) -> Any:
-    """Build it.
+    """Build it. A key in the cluster's MMRAY_KEY is valid beside the workspace's; only its digest goes on from here.
 
     Raises:
-        ConfigError: a setting is wrong, or the workspace has no key.
+        ConfigError: a setting or MMRAY_KEY is wrong, or there is no key at all.
         WorkspaceError: there is no whole index.
     """
     workspace = [] if args.workspace is None else [override("workspace", args.workspace)]
     config = load(args.config, [*workspace, *args.settings])
-    app.check(config)
-    if not keys.read(Workspace(config.workspace)):
-        raise ConfigError("serve: the workspace has no key; make one with `mmray keys add NAME`")
-    return app.application_of(config, None)
+    key = os.environ.get("MMRAY_KEY")
+    app.check(config, key)
+    if key is None and not keys.read(Workspace(config.workspace)):
+        raise ConfigError("serve: the workspace has no key; make one with `mmray keys add NAME`, or set MMRAY_KEY")
+    return app.application_of(config, None if key is None else keys.digest(key))
