@@ -90,7 +90,8 @@ class _Tries:
             if outcome.status_code not in _BUSY:
                 raise self._refusal(outcome)
         backoff_s = min(_FIRST_WAIT_S * 2.0 ** (self._done - 1), _LONGEST_WAIT_S)
-        wait_s = random.uniform(0.5, 1.0) * backoff_s  # so that many clients do not come back together
+        # so that many clients do not come back together
+        wait_s = random.uniform(0.5, 1.0) * backoff_s  # nosec B311 # nobody gains by guessing it
         if isinstance(outcome, httpx.Response):
             wait_s += _retry_after_s(outcome)
         lost = not isinstance(outcome, httpx.Response) and self._done == _MOST_LOST

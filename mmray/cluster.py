@@ -120,7 +120,9 @@ def _keeper(folder: str) -> subprocess.Popen[bytes]:
     """A process that waits for this one's last word, or its end without one; see `keeper`."""
     word = f"mmray: cluster: the embedded Ray or the process that started it {_KILLED}"
     command = [sys.executable, "-I", keeper.__file__, folder, word]  # by its file: mmray need not be imported
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+    return subprocess.Popen(  # nosec B603 # our own file, no shell
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+    )
 
 
 def address(config: Cluster) -> str | None:

@@ -21,7 +21,7 @@ from mmray.errors import ConfigError, ResourceError, WorkspaceError
 from mmray.index.faiss_index import FaissIndex
 from mmray.index.order import by_score_then_row
 
-TOKEN = "MMRAY_MILVUS_TOKEN"
+TOKEN = "MMRAY_MILVUS_TOKEN"  # nosec B105 # where it is, not what it is
 _BATCH = 1000  # rows a message
 _MOST_ROWS = 16_384  # that Milvus answers
 _MOST_LISTED = 10_000  # rows in a filter's expression

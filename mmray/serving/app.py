@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 _NAME = "mmray"
 _READY_S = 120.0
 _SHORTEST_KEY = 16
+_WILDCARDS = (
+    "0.0.0.0",  # nosec B104 # compared, not bound
+    "::",
+)
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,7 @@ def deploy(config: Config, key: str | None) -> Endpoint:
             f"cores ({str(error).splitlines()[0]})"
         ) from error
     # a wildcard address is where it listens, not where one can ask
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    host = "127.0.0.1" if settings.host in _WILDCARDS else settings.host
     _wait_until_ready(host, settings.port, key)
     return Endpoint(f"http://{f'[{host}]' if ':' in host else host}:{settings.port}", key)
 

@@ -24,9 +24,10 @@ _STORED = {
     "role": "test",
     "segments": 74,
 }
+_VERSION = "5d9f0c7a1e22"  # pragma: allowlist secret
 _SERVED = {
     "run_id": "crossmodal_gcn-3f2a91",
-    "model": "9c1185a5c5e9fc54612808977ee8f548b2258d31dfadc1d2d2b1a4d3c6d2f0a7",
+    "model": "9c1185a5c5e9fc54612808977ee8f548b2258d31dfadc1d2d2b1a4d3c6d2f0a7",  # pragma: allowlist secret
 }
 _EVIDENCE = {
     "direction": "eeg->audio",
@@ -54,7 +55,7 @@ _ANSWER = {
     "query_modality": "eeg",
     "target": "audio",
     "gallery": 1508,
-    "index_version": "5d9f0c7a1e22",
+    "index_version": _VERSION,
     **_SERVED,
     "matches": [_MATCH],
     "evidence": _EVIDENCE,
@@ -76,9 +77,9 @@ _CLASSES = {
     "note": NOTE,
 }
 _STATUS = {
-    "index_version": "5d9f0c7a1e22",
+    "index_version": _VERSION,
     **_SERVED,
-    "features": "1c0ffee2b7aa",
+    "features": "1c0ffee2b7aa",  # pragma: allowlist secret
     "kind": "hnsw",
     "width": 64,
     "recordings": {"audio": 1508, "eeg": 53},
@@ -104,14 +105,14 @@ EXAMPLES: dict[str, tuple[Any, Any, Any]] = {
     "/v1/search/batch": (
         {"recording_ids": ["02010004-eeg"], "target": "audio", "top_k": 5},
         None,
-        {"index_version": "5d9f0c7a1e22", "run_id": "crossmodal_gcn-3f2a91", "answers": [_ALONE]},
+        {"index_version": _VERSION, "run_id": "crossmodal_gcn-3f2a91", "answers": [_ALONE]},
     ),
     "/v1/classify": (_BY_ID, _FORM, _CLASSES),
     "/v1/recordings": (None, None, {"total": 1, "recordings": [_STORED]}),
     "/v1/recordings/{recording_id}": (
         None,
         None,
-        {**_STORED, "index_version": "5d9f0c7a1e22", "segment_start_s": [0.0, 4.0]},
+        {**_STORED, "index_version": _VERSION, "segment_start_s": [0.0, 4.0]},
     ),
     "/v1/picture": (None, _FORM, None),
     "/v1/status": (None, None, _STATUS),

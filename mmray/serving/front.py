@@ -61,7 +61,7 @@ def short_folder() -> str | None:
     HAProxy allows a socket's path 97 bytes, and Ray adds a node's id of 56 and the name.
     """
     left = 97 - len(f"/mms-12345678/{'0' * 56}/metrics.sock")
-    return None if len(os.fsencode(tempfile.gettempdir())) <= left else "/tmp"
+    return None if len(os.fsencode(tempfile.gettempdir())) <= left else "/tmp"  # nosec B108 # mkdtemp's parent
 
 
 def _binary() -> str:

@@ -86,7 +86,7 @@ def main(arguments: list[str]) -> None:
     for status in ("502 Bad Gateway", "503 Service Unavailable"):
         (file.parent / f"{status[:3]}.http").write_text(_REFUSAL.format(status=status), newline="")
     file.write_text(text)
-    os.execv(binary, [binary, *rest])
+    os.execv(binary, [binary, *rest])  # nosec B606 # the program that Serve names, no shell
 
 
 if __name__ == "__main__":

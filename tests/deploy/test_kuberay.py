@@ -1,4 +1,4 @@
-"""The manifests for Kubernetes: every field is one that its kind has, no secret is in them, and what they serve is served."""
+"""The manifests for Kubernetes: each field is one of its kind, no secret is in them, what they name exists."""
 
 from __future__ import annotations
 

@@ -19,6 +19,8 @@ from tests.small_run import built_once
 
 pytest.importorskip("milvus_lite")
 
+WITH_PASSWORD = "http://root:secret@host:19530"  # pragma: allowlist secret
+
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -144,7 +146,7 @@ def test_a_server_that_does_not_answer_is_a_resource_error_that_names_its_settin
     ("settings", "named"),
     [
         ({"backend": "milvus"}, "needs index.milvus_uri"),
-        ({"backend": "milvus", "milvus_uri": "http://root:secret@host:19530"}, "MMRAY_MILVUS_TOKEN"),
+        ({"backend": "milvus", "milvus_uri": WITH_PASSWORD}, "MMRAY_MILVUS_TOKEN"),
         ({"backend": "milvus", "milvus_uri": "m.db", "kind": "ivfpq"}, "take flat or hnsw"),
     ],
 )

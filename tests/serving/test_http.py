@@ -202,7 +202,7 @@ def test_all_recordings_of_a_person_classify_as_the_run_itself_classified_them(a
         assert told["note"].startswith("not a diagnosis")
 
 
-def test_a_lone_modality_weighs_everything_and_a_training_subject_is_told(app: ASGIApp, config: Config) -> None:
+def test_a_lone_modality_has_all_weight_and_a_training_subject_is_told(app: ASGIApp, config: Config) -> None:
     told = post(app, "/v1/classify", {"recording_id": "s1-audio-1"}).json()
     assert told["modality_weights"] == {"audio": pytest.approx(1)}
     assert told["subject_seen_in_training"] is True
