@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -20,6 +21,12 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+import yaml
+
+from mmray import config as configuration
+from mmray.serving import keys
+from mmray.storage import Workspace
+from tests.deploy.manifests import MANIFESTS, STAGES
 
 REPOSITORY = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -106,6 +113,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "split.validation_fraction": 0.4,
         "train.epochs": 2,
         "train.passes": 1,
+        "sweep.systems": "[ridge]",
+        "sweep.learning_rates": "[0.001]",
+        "sweep.seeds": 1,
         "model.population_neighbours": 2,  # few people train
         "serve.port": free_port(),
     }
@@ -117,17 +127,80 @@ def submit(head: str, environment: dict[str, str], *entrypoint: str) -> subproce
     return subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=DEADLINE_S)
 
 
+@pytest.fixture(scope="module")
+def study(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same settings as a file: what Kubernetes mounts as /etc/mmray/study.yaml."""
+    path = tmp_path_factory.mktemp("config") / "study.yaml"
+    config = configuration.load(REPOSITORY / "jobs/configs/synthetic.yaml", settings[1::2])
+    path.write_text(configuration.to_yaml(config))
+    return path
+
+
+def entrypoint(stage: str, study: Path) -> list[str]:
+    """The command of a RayJob's manifest, with this machine's places in place of the pod's."""
+    (name,) = (name for name in MANIFESTS if name.endswith(f" {stage}"))
+    told = MANIFESTS[name]["spec"]["entrypoint"]
+    return shlex.split(told.replace("/opt/mmray", str(REPOSITORY)).replace("/etc/mmray/study.yaml", str(study)))
+
+
 def test_the_jobs_run_one_after_another_on_a_started_head(
-    head: str, environment: dict[str, str], settings: list[str]
+    head: str, environment: dict[str, str], settings: list[str], study: Path
 ) -> None:
-    for stage in ("prepare", "train", "index", "serve"):
-        script = ("python", f"jobs/{stage}.py", "--config", "jobs/configs/synthetic.yaml")
-        ended = submit(head, environment, *script, *settings, *(("--key", KEY) if stage == "serve" else ()))
+    """The five of Kubernetes' manifests by their own commands, `serve` as the README has it."""
+    stages = [stage for stages in STAGES.values() for stage in stages]
+    for stage in sorted(stages, key=("prepare", "train", "sweep", "compare", "index").index):
+        ended = submit(head, environment, *entrypoint(stage, study))
         assert ended.returncode == 0, f"{stage}:\n{ended.stdout[-4000:]}\n{ended.stderr[-2000:]}"
         assert "succeeded" in ended.stdout
-    port = next(value for value in settings if value.startswith("serve.port=")).partition("=")[2]
-    url = f"http://127.0.0.1:{port}/healthz"
+    readme = ("python", "jobs/serve.py", "--config", "jobs/configs/synthetic.yaml", *settings, "--key", KEY)
+    ended = submit(head, environment, *readme)
+    assert ended.returncode == 0, f"{ended.stdout[-4000:]}\n{ended.stderr[-2000:]}"
+    url = f"http://127.0.0.1:{value_of(settings, 'serve.port')}/healthz"
     assert [httpx.get(url, headers=headers).status_code for headers in ({"X-API-Key": KEY}, {})] == [200, 401]
+
+
+def value_of(settings: list[str], name: str) -> str:
+    return next(value for value in settings if value.startswith(f"{name}=")).partition("=")[2]
+
+
+def test_serve_deploy_puts_the_file_in_place_of_what_serves(
+    head: str, environment: dict[str, str], settings: list[str], study: Path, tmp_path: Path
+) -> None:
+    """jobs/serve_config.yaml as it is, but for the workspace and for loopback and a port of the test's own."""
+    told = yaml.safe_load((REPOSITORY / "jobs/serve_config.yaml").read_text())
+    port = free_port()
+    told["http_options"] |= {"host": "127.0.0.1", "port": port}
+    (one,) = told["applications"]
+    one["args"] |= {"config": str(study), "workspace": None}
+    file = tmp_path / "serve_config.yaml"
+    file.write_text(yaml.safe_dump(told))
+    workspace = Workspace(value_of(settings, "workspace"))
+    key = keys.add(workspace, "clinic").key
+    serve(environment, "shutdown", "-a", head, "-y")  # Serve keeps the port that it was started with
+    serve(environment, "deploy", "-a", head, str(file))
+    url = f"http://127.0.0.1:{port}"
+    end = time.monotonic() + DEADLINE_S
+    state: dict[str, Any] = {}
+    while state.get("status") != "RUNNING":
+        assert time.monotonic() < end, state
+        assert state.get("status") != "DEPLOY_FAILED", state
+        time.sleep(0.5)
+        state = yaml.safe_load(serve(environment, "status", "-a", head))["applications"]["mmray"]
+    assert state["deployments"]["Retriever"]["replica_states"] == {"RUNNING": 2}  # serve.replicas of the file
+    answers = [httpx.get(f"{url}/v1/status", headers=headers) for headers in ({"X-API-Key": key}, {})]
+    assert [answer.status_code for answer in answers] == [200, 401]
+    known = workspace.read_table("recordings.parquet").to_pylist()
+    query = {"recording_id": next(row["recording_id"] for row in known if row["modality"] == "eeg"), "target": "audio"}
+    found = httpx.post(f"{url}/v1/search", headers={"X-API-Key": key}, json={**query, "top_k": 3})
+    assert len(found.json()["matches"]) == 3
+
+
+def serve(environment: dict[str, str], *arguments: str) -> str:
+    ended = subprocess.run(
+        [str(BIN / "serve"), *arguments], env=environment, capture_output=True, text=True, timeout=DEADLINE_S
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
 
 
 def test_a_job_that_fails_says_so_in_one_line_and_by_its_exit_code(head: str, environment: dict[str, str]) -> None:

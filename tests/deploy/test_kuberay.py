@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +10,14 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
+from tests.deploy.manifests import MANIFESTS
+
 REPOSITORY = Path(__file__).parents[2]
-FOLDER = REPOSITORY / "deploy" / "kuberay"
 FIELDS = yaml.safe_load((Path(__file__).parent / "kuberay_fields.yaml").read_text())
-STAGES = {"rayjob-cpu": ("prepare", "compare", "index"), "rayjob-gpu": ("train", "sweep")}
 KINDS = {"string": str, "integer": int, "boolean": bool}
 NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?-?")  # what Kubernetes appends to generateName follows
 
 
-def manifests() -> Iterator[tuple[str, dict[str, Any]]]:
-    for path in sorted(FOLDER.glob("*.yaml")):
-        for stage in STAGES.get(path.stem, ("",)):
-            yield f"{path.stem} {stage}".strip(), yaml.safe_load(path.read_text().replace("STAGE", stage))
-
-
-MANIFESTS = dict(manifests())
 CLUSTERS = {
     name: given["spec"].get("rayClusterSpec") or given["spec"]["rayClusterConfig"]
     for name, given in MANIFESTS.items()
