@@ -39,7 +39,7 @@ def run(*, quick: bool) -> Outcome:
     costs: dict[str, dict[str, list[float]]] = {kind: {"build_s": [], "resident_MB": []} for kind in KINDS}
     with tempfile.TemporaryDirectory() as folder:
         for data, rows in (("uniform", few), ("people", few), ("people", many)):
-            vector_NE = _people(rows) if data == "people" else _uniform(rows)
+            vector_NE = people(rows) if data == "people" else _uniform(rows)
             query_QE = _near(vector_NE)
             exact = faiss.IndexFlatIP(WIDTH)
             exact.add(vector_NE)
@@ -137,7 +137,8 @@ print(json.dumps({"own_MB": round(own() - before, 2), "resident_MB": round(mappe
 """
 
 
-def _people(rows: int, each: int = 20, dimensions: int = 12) -> Array:
+def people(rows: int, each: int = 20, dimensions: int = 12) -> Array:
+    """Unit vectors, rows x WIDTH, of `each` recordings a person in a space of few dimensions, and a little noise."""
     rng = np.random.default_rng(0)
     basis_DE = rng.standard_normal((dimensions, WIDTH), dtype=np.float32)
     person_ND = np.repeat(rng.standard_normal((rows // each, dimensions), dtype=np.float32), each, axis=0)

@@ -466,8 +466,10 @@ class Index(Section):
     ivf_lists: int | None = Field(None, ge=1, description="cells of an ivfpq; null: 4 sqrt(vectors)")
     ivf_probe: int | None = Field(None, ge=1, description="cells an ivfpq search looks into; null: likewise")
     pq_bytes: int | None = Field(None, ge=1, description="of an ivfpq's code; must divide the width; null: width / 4")
-    rerank: int = Field(
-        20, ge=1, description="candidates of sq or ivfpq, for each match asked for, compared by their exact vectors"
+    rerank: int | None = Field(
+        None,
+        ge=1,
+        description="candidates of sq or ivfpq, a match, compared by their exact vectors; null: 20 to 320, likewise",
     )
     min_recall: Fraction = Field(0.95, description="recall@10 that an index must reach to be published")
     build_threads: int = Field(

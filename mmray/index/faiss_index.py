@@ -32,6 +32,7 @@ _CANDIDATES = 100  # re-ranked at least
 _CONSTRUCTION = 100  # candidates kept while an HNSW is built
 _BREADTH = {"hnsw": "hnsw_ef", "ivfpq": "ivf_probe"}
 _WIDER = (64, 128, 256, 512, 1024, 2048)
+_RERANK = (20, 80, 320)  # candidates for each match
 
 
 class FaissIndex:
@@ -101,7 +102,7 @@ class FaissIndex:
     def _make_parameters(self, k: int) -> Any:
         if not self._refined:
             return faiss.SearchParametersHNSW(efSearch=max(self._settings.hnsw_ef or _WIDER[0], k))
-        candidates = min(self.size, max(self._settings.rerank * k, _CANDIDATES))
+        candidates = min(self.size, max((self._settings.rerank or _RERANK[0]) * k, _CANDIDATES))
         inside = {}
         if hasattr(faiss.downcast_index(self._index.base_index), "nprobe"):
             inside = {"base_index_params": faiss.SearchParametersIVF(nprobe=self._settings.ivf_probe or _WIDER[0])}
@@ -136,9 +137,12 @@ def resolved(settings: Index, counts: dict[str, int], width: int) -> str:
 def breadths(settings: Index, kind: str) -> list[dict[str, int]]:
     """How widely a kind may be searched, narrow first; one empty choice where the settings say it or nothing varies."""
     name = _BREADTH.get(kind)
-    if name is None or getattr(settings, name) is not None:
-        return [{}]
-    return [{name: wide} for wide in _WIDER]
+    fixed = name is None or getattr(settings, name) is not None
+    found: list[dict[str, int]] = [{}] if fixed else [{str(name): wide} for wide in _WIDER]
+    if kind in ("sq", "ivfpq") and settings.rerank is None:
+        # where every cell is looked into and codes still tell too little, the exact vectors of more candidates decide
+        found += [found[-1] | {"rerank": more} for more in _RERANK[1:]]
+    return found
 
 
 def write(vector_NE: NDArray[np.float32], settings: Index, kind: str, path: Path) -> None:

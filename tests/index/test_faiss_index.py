@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,23 @@ def test_a_compressed_search_comes_back_in_order_and_with_as_many_as_asked(tmp_p
     assert row.shape == (3, 2000)
     assert row.min() >= 0
     assert (np.diff(score, axis=1) <= 0).all()
+
+
+def test_where_all_cells_are_looked_into_and_codes_tell_too_little_more_candidates_are_compared(tmp_path: Path) -> None:
+    vectors = unit(np.random.default_rng(0), 10_000, 32)  # no structure for codes to learn
+    settings_ = Index(kind="ivfpq", pq_bytes=4)
+    path = tmp_path / "coarse"
+    faiss_index.write(vectors, settings_, "ivfpq", path)
+    found = {
+        json.dumps(breadth): recall.measured(faiss_index.read(path, settings_.model_copy(update=breadth)))
+        for breadth in faiss_index.breadths(settings_, "ivfpq")
+    }
+    cells, *_, widest = found
+    assert found[json.dumps({"ivf_probe": 2048})] < 0.95
+    assert found[cells] < 0.95
+    assert json.loads(widest)["rerank"] > 20
+    assert found[widest] >= 0.99
+    assert all("rerank" not in breadth for breadth in faiss_index.breadths(Index(rerank=20), "ivfpq"))
 
 
 @pytest.mark.parametrize("kind", ["hnsw", "sq", "ivfpq"])
