@@ -116,6 +116,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "sweep.systems": "[ridge]",
         "sweep.learning_rates": "[0.001]",
         "sweep.seeds": 1,
+        "evaluate.permutations": 99,
+        "evaluate.bootstraps": 99,
         "model.population_neighbours": 2,  # few people train
         "serve.port": free_port(),
     }
