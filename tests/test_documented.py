@@ -9,17 +9,21 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
 from mmray import cli, config
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-COMMANDS = [
-    line.split("  #")[0].strip()
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-    if line.strip()
-]
+CLUSTER = (REPOSITORY / "docs" / "cluster.md").read_text(encoding="utf-8")
+
+
+def commands(page: str) -> list[str]:
+    lines = (line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines())
+    return [line.split("  #")[0].strip() for line in lines if line.strip()]
+
+
+COMMANDS = [*commands(README), *commands(CLUSTER)]
 
 
 def parse(arguments: list[str]) -> None:
@@ -30,12 +34,12 @@ def parse(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("mmray ")])
-def test_a_command_of_the_readme_is_one_that_mmray_takes(command: str) -> None:
+def test_a_command_of_the_pages_is_one_that_mmray_takes(command: str) -> None:
     parse(shlex.split(command)[1:])
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("ray job submit")])
-def test_a_job_of_the_readme_exists_with_its_config(command: str) -> None:
+def test_a_job_of_the_pages_exists_with_its_config(command: str) -> None:
     words = shlex.split(command)
     entry = words[words.index("--") + 1 :]
     assert entry[0] == "python"
@@ -53,6 +57,25 @@ def test_every_relative_link_of_the_readme_leads_somewhere() -> None:
     targets = re.findall(r"\]\(([^)]+)\)", README)
     assert targets
     assert [target for target in targets if "://" not in target and not (REPOSITORY / target).exists()] == []
+
+
+def test_every_relative_link_of_the_page_on_clusters_leads_somewhere() -> None:
+    targets = [target for target in re.findall(r"\]\(([^)]+)\)", CLUSTER) if "://" not in target]
+    assert targets
+    assert [target for target in targets if not (REPOSITORY / "docs" / target).exists()] == []
+
+
+def test_the_settings_of_the_page_on_clusters_are_taken() -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", CLUSTER, re.DOTALL)
+    config.from_dict(yaml.safe_load(block))
+
+
+def test_what_the_page_on_clusters_quotes_is_what_mmray_says() -> None:
+    source = "\n".join(path.read_text() for path in (REPOSITORY / "mmray").rglob("*.py"))
+    rows = CLUSTER[CLUSTER.index("| it says |") :].splitlines()[2:]
+    quoted = [found[1] for row in rows if (found := re.match(r"\| `(.+?)`", row))]
+    assert len(quoted) > 5
+    assert [phrase for phrase in quoted if phrase not in source] == []
 
 
 def test_the_page_of_settings_is_what_the_code_says() -> None:
