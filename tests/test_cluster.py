@@ -38,6 +38,12 @@ def threads(_: int) -> tuple[str, int]:
     return os.environ["OMP_NUM_THREADS"], torch.get_num_threads()
 
 
+def reported(_: int) -> bool:
+    from ray._common.usage.usage_lib import usage_stats_enabled
+
+    return bool(usage_stats_enabled())
+
+
 @pytest.mark.usefixtures("ray_session")
 class TestMap:
     def test_results_come_in_the_order_of_the_items(self) -> None:
@@ -52,6 +58,9 @@ class TestMap:
 
     def test_a_task_uses_no_more_threads_than_its_share(self) -> None:
         assert list(cluster.map(threads, [0], label="threads", cpus=1)) == [("1", 1)]
+
+    def test_ray_tells_its_makers_nothing(self) -> None:
+        assert [reported(0), *cluster.map(reported, [0], label="usage")] == [False, False]
 
     def test_sessions_nest_and_the_inner_one_closes_nothing(self) -> None:
         with cluster.session(Cluster()):

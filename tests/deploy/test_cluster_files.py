@@ -58,6 +58,8 @@ def test_every_ray_start_asks_for_a_token_and_the_dashboard_is_the_heads_alone(n
     config = read(name)
     for command in (*config["head_start_ray_commands"], *config["worker_start_ray_commands"]):
         assert "RAY_AUTH_MODE=token" in command
+    for command in (config["head_start_ray_commands"][1], config["worker_start_ray_commands"][1]):
+        assert "RAY_USAGE_STATS_ENABLED=0" in command
     assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][1]
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     assert config["setup_commands"][0] == "chmod 600 ~/.ray/auth_token"
