@@ -85,3 +85,23 @@ def test_the_key_at_start_is_in_nothing_that_ray_stores(config: Config) -> None:
 
     key = "a-key-of-sixteen-or-more"
     assert key.encode() not in cloudpickle.dumps(app.application_of(config, keys.digest(key)))
+
+
+def test_a_key_of_the_environment_serves_where_the_workspace_has_none_and_is_stored_nowhere(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray import cloudpickle
+
+    key = "a-key-of-sixteen-or-more"
+    monkeypatch.setenv("MMRAY_KEY", key)
+    stored = cloudpickle.dumps(built(workspace=config.workspace))
+    assert keys.digest(key).encode() in stored
+    assert key.encode() not in stored
+
+
+def test_a_key_of_the_environment_that_could_be_guessed_is_refused(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MMRAY_KEY", "short")
+    with pytest.raises(ConfigError, match="at least 16"):
+        built(workspace=config.workspace)
