@@ -232,7 +232,7 @@ def measured(folder: Path, only: tuple[str, ...] = STAGES) -> Undisturbed:
         place = _place(folder / "calm", found.before[stage])
         given = _given(settings, stage, place)
         ended = _given_once(found, given, stage, _embedded(place))
-        left = [*stages.partials(place), *(p.name for p in (place / "t").iterdir())]
+        left = [*stages.partials(place), *_temporary(place)]
         if ended.code != 0 or ended.orphans or left:
             raise RuntimeError(f"faults: {stage} undisturbed: {ended}, {left}")
         found.runs[stage, False] = ended
@@ -249,27 +249,36 @@ def measured(folder: Path, only: tuple[str, ...] = STAGES) -> Undisturbed:
 
 
 def disturb(
-    undisturbed: Undisturbed, number: int, stage: str, kind: str, there: Loopback | None, moment_s: float | None = None
+    undisturbed: Undisturbed,
+    number: int,
+    stage: str,
+    kind: str,
+    there: Loopback | None,
+    *,
+    moment: float | None = None,
+    after: str = "",
 ) -> Fault:
     """One fault of a stage: its command, given again where it did not end well, and what is there then.
 
     Args:
         kind: one of KINDS; empty: none, for a calm run.
         there: the cluster; None: an embedded Ray.
-        moment_s: since the command's start; None: drawn by the fault's number.
+        moment: s since the command's start, or bytes that a full disk has left; None: drawn by the fault's number.
+        after: files of the workspace, as a pattern, of which one must be there before anything happens.
     """
     lot = random.Random(f"{SEED} {number}")
     place = undisturbed.folder / f"{number}"
     around = _embedded(place) if there is None else _joined(place, there)
     for _ in range(_DRAWS):
-        moment = _drawn_moment(undisturbed, stage, kind, lot) if moment_s is None else moment_s
+        at = _drawn_moment(undisturbed, stage, kind, lot) if moment is None else moment
         _place(place, undisturbed.before[stage])
         given = _given(undisturbed.settings, stage, place)
         with ExitStack() as stack:
             if kind == "disk":
-                moment = stack.enter_context(_small_disk(place / "ws", undisturbed.before[stage], moment))
+                at = stack.enter_context(_small_disk(place / "ws", undisturbed.before[stage], at))
             strike = stack.enter_context(_striker(kind, stage, lot, there))
-            runs = [_given_once(undisturbed, given, stage, around, strike, moment)]
+            ready = (lambda: any((place / "ws").glob(after))) if after else (lambda: True)
+            runs = [_given_once(undisturbed, given, stage, around, strike, at, ready)]
             if kind == "disk":
                 runs[0].hit = "full" if runs[0].code != 0 else ""
                 (place / "ws" / _FILLER).unlink()
@@ -283,14 +292,14 @@ def disturb(
         if there is None and kind != "disk":  # nothing disturbed it, and it has the machine's pace of now
             undisturbed.runs[stage, False].span_s |= runs[0].span_s
     if there is None:
-        left += sorted(str(path.relative_to(place)) for path in (place / "t").iterdir())
+        left += _temporary(place)
     shutil.rmtree(place, ignore_errors=True)
     took_s = runs[-1].good_s if len(runs) == 1 else runs[0].seconds + runs[1].good_s
     return Fault(
         number,
         stage,
         kind,
-        round(moment, 2),
+        round(at, 2),
         runs,
         stages.differing(undisturbed.whole[stage], found),
         lost,
@@ -479,6 +488,7 @@ def _given_once(
     around: _Around,
     strike: Strike | None = None,
     moment_s: float = 0.0,
+    ready: Callable[[], bool] = lambda: True,
 ) -> Run:
     """Run the stage's command, strike once its moment has come, and see how it ends and what it leaves running."""
     command = [str(BIN / "mmray"), stage, "--config", str(around.place / "config.yaml")]
@@ -504,7 +514,7 @@ def _given_once(
             alive = around.look(driver)
             seen |= alive if around.there is None else {}
             _note_spans(found, alive, now_s)
-            if strike is not None and not found.hit and now_s >= moment_s:
+            if strike is not None and not found.hit and now_s >= moment_s and ready():
                 found.hit = strike(alive)
                 found.hit_s = round(now_s, 2)
         if endpoint is not None:
@@ -597,6 +607,11 @@ def _runs(process: psutil.Process) -> bool:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
+
+
+def _temporary(place: Path) -> list[str]:
+    """What is in TMPDIR, but for the cache that torch keeps there for the next process."""
+    return sorted(path.name for path in (place / "t").iterdir() if not path.name.startswith("torchinductor_"))
 
 
 def _size(folder: Path) -> int:

@@ -30,12 +30,12 @@ REPOSITORY = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 CPUS = 2  # of a node that works
 _STORE_BYTES = 100 << 20
-_PATIENCE_S = 120.0
+_PATIENCE_S = 180.0
 _REQUEST_S = 30.0  # an answer may take it
 _SPACE, _OUTER, _INNER = "mmray-apart", "mmray-o", "mmray-i"
 _HOST, _APART = "10.213.47.1", "10.213.47.2"
-# a node that answers nothing for some ten seconds is lost; Ray's own half minute is for real networks
-_NOTICED = {"health_check_period_ms": 1000, "health_check_timeout_ms": 3000, "health_check_failure_threshold": 3}
+# a node that answers nothing for some twenty seconds is lost; Ray's own half minute is for real networks
+_NOTICED = {"health_check_period_ms": 1000, "health_check_timeout_ms": 5000, "health_check_failure_threshold": 3}
 
 
 @dataclass(frozen=True)

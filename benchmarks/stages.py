@@ -31,11 +31,11 @@ def settings_of(folder: Path) -> Config:
         {
             "workspace": f"{folder}/ws",
             "study": {"kind": "synthetic", "root": f"{folder}/study"},
-            "synth": {"subjects": 9, "eeg_seconds": 16, "clips": 2, "clip_seconds": 6},
+            "synth": {"subjects": 9, "eeg_seconds": 8, "clips": 2, "clip_seconds": 5},
             "split": {"folds": 3, "validation_fraction": 0.4},
-            "train": {"epochs": 12, "passes": 2, "num_workers": 2},
+            "train": {"epochs": 8, "passes": 1, "num_workers": 2},
             "model": {"population_neighbours": 2},  # few people train
-            "sweep": {"systems": ["gcn", "ridge"], "learning_rates": [1e-3], "folds": [0, 1], "seeds": 1},
+            "sweep": {"systems": ["gcn", "ridge"], "learning_rates": [1e-3], "folds": [0], "seeds": 2},
             "evaluate": {"permutations": 99, "bootstraps": 99},
             "serve": {"request_timeout_s": 10},
         }
@@ -148,7 +148,7 @@ def _of_index(root: Path, settings: Config) -> dict[str, Any]:
     for modality, rows in there.rows.items():
         ids = rows["recording_id"].to_pylist()
         found[modality] = {one: there.vectors[modality].vector(at).tolist() for at, one in enumerate(ids)}
-        found[f"{modality} rows"] = rows.drop_columns(["path"]).to_pylist()
+        found[f"{modality} rows"] = rows.to_pylist()
     return found
 
 
