@@ -7,7 +7,7 @@ import importlib
 import json
 import sys
 
-NAMES = ("prepare", "train", "search", "serve", "sweep", "kills", "scaling")
+NAMES = ("prepare", "train", "search", "serve", "sweep", "faults", "scaling")
 
 
 def main(arguments: list[str]) -> int:
