@@ -31,8 +31,8 @@ from mmray.training.checkpoint import Checkpoint, EpochRecord, optimiser_tensors
 from mmray.training.sampling import Sampler, sampler, spread
 from mmray.training.schedule import advance, schedule
 
-POLL_S = 2.0  # about as often is asked whether a worker is about to go
-_POLLS_A_SAVE = 5  # while one is
+POLL_S = 2.0  # about as often it is asked whether a worker is about to go
+_POLLS_A_SAVE = 5  # polls from one save to the next while one is
 
 Forwards = dict[nn.Module, Callable[..., Any]]
 
@@ -259,7 +259,7 @@ def _every(seconds: float, place: Place) -> Callable[[], bool]:
 
 def _with_progress(inside: Checkpoint, total_3: Tensor) -> Checkpoint:
     """A state inside an epoch, with every worker's sums of losses so far."""
-    return replace(inside, tensors=inside.tensors | {"progress.losses": losses.gather_rows(total_3[None]).cpu()})
+    return replace(inside, tensors=inside.tensors | {"progress.losses": losses.gather_rows(total_3.clone()[None]).cpu()})
 
 
 def _begun(state: Checkpoint, place: Place) -> tuple[int, Tensor]:
