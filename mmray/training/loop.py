@@ -259,7 +259,9 @@ def _every(seconds: float, place: Place) -> Callable[[], bool]:
 
 def _with_progress(inside: Checkpoint, total_3: Tensor) -> Checkpoint:
     """A state inside an epoch, with every worker's sums of losses so far."""
-    return replace(inside, tensors=inside.tensors | {"progress.losses": losses.gather_rows(total_3.clone()[None]).cpu()})
+    return replace(
+        inside, tensors=inside.tensors | {"progress.losses": losses.gather_rows(total_3.clone()[None]).cpu()}
+    )
 
 
 def _begun(state: Checkpoint, place: Place) -> tuple[int, Tensor]:

@@ -64,9 +64,7 @@ def stopped_and_resumed(place: Place) -> dict[str, list[float]]:
     def run(start: Checkpoint | None) -> list[float]:
         model, segments = made()
         data = chosen(segments, range(7, 24)), chosen(segments, range(7))
-        state = fit(
-            model, *data, train, seed=0, start=start, place=place, noticed=lambda: True, on_notice=saved.append
-        )
+        state = fit(model, *data, train, seed=0, start=start, place=place, noticed=lambda: True, on_notice=saved.append)
         return [record.loss for record in state.history]
 
     unbroken = run(None)
