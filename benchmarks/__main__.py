@@ -7,7 +7,7 @@ import importlib
 import json
 import sys
 
-NAMES = ("prepare", "train", "search", "serve", "sweep", "kills")
+NAMES = ("prepare", "train", "search", "serve", "sweep", "faults")
 
 
 def main(arguments: list[str]) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
 
-from benchmarks import kills, search
+from benchmarks import faults, search, stages
 from benchmarks.__main__ import main
 from benchmarks.harness import Figure, Outcome, growth
 
@@ -78,34 +79,62 @@ def test_a_rate_is_the_median_time_of_an_alternative_over_ours():
     assert (figure.value, figure.spread, figure.met) == (3.0, (2.0, 3.0), False)
 
 
-def kill_of(**parts) -> kills.Kill:
-    first = kills.Run(code=5, killed="raylet", published="while", said="mmray: cluster: Ray was killed")
-    return replace(kills.Kill("raylet", 1.0, first, kills.Run(code=0), [], []), **parts)
+def fault_of(**parts) -> faults.Fault:
+    first = faults.Run(code=5, hit="raylet", hit_s=1.0, said="mmray: cluster: Ray was killed")
+    whole = faults.Fault(0, "prepare", "raylet", 1.0, [first, faults.Run(code=0)], {}, 0, 0, [], 3.0)
+    return replace(whole, **parts)
+
+
+def ended(**parts) -> list[faults.Run]:
+    return [replace(fault_of().runs[0], **parts), faults.Run(code=0)]
 
 
 @pytest.mark.parametrize(
     ("parts", "missed"),
     [
         ({}, set()),
-        ({"differs": ["parts.parquet"]}, {"same rows"}),
-        ({"second": kills.Run(code=1)}, {"same rows"}),
-        ({"second": kills.Run(code=None)}, {"same rows"}),
-        ({"left": [".partial-1-f"]}, {"no file or process left"}),
-        (
-            {"first": kills.Run(code=1, killed="raylet", said="KeyError: 1")},
-            {"ended well or with an error in one line"},
-        ),
-        ({"first": kills.Run(code=None, killed="raylet")}, {"ended well or with an error in one line"}),
-        ({"second": kills.Run(code=0, orphans=["gcs_server"])}, {"no file or process left"}),
+        ({"differs": {"parts.parquet": 1.0}}, {"same result"}),
+        ({"lost": 1}, {"same result", "rows lost or doubled"}),
+        ({"doubled": 1}, {"same result", "rows lost or doubled"}),
+        ({"runs": [*ended()[:1], faults.Run(code=4, said="mmray: no")]}, {"same result"}),
+        ({"runs": ended(code=None)}, {"ended well or with an error in one line"}),
+        ({"runs": ended(code=1, said="KeyError: 1")}, {"ended well or with an error in one line"}),
+        ({"left": [".partial-1-f"]}, {"nothing left behind"}),
+        ({"runs": ended(orphans=["gcs_server"])}, {"nothing left behind"}),
     ],
 )
-def test_each_consequence_of_a_kill_misses_its_own_bar(parts, missed):
-    outcome = Outcome("kills")
-    kills._told(outcome, [kill_of(**parts)])
+def test_each_consequence_of_a_fault_misses_its_own_bar(parts, missed):
+    outcome = Outcome("faults")
+    faults._judge(outcome, [fault_of(**parts)])
     assert {label.partition(",")[0] for label, figure in outcome.figures.items() if figure.met is False} == missed
 
 
-def test_a_draw_that_met_no_process_is_no_kill():
-    outcome = Outcome("kills")
-    kills._told(outcome, [kill_of(first=kills.Run(code=0))])
-    assert outcome.figures["same rows, raylet killed"].value is None
+def test_a_draw_that_met_nothing_is_no_fault():
+    outcome = Outcome("faults")
+    faults._judge(outcome, [fault_of(runs=[faults.Run(code=0)])])
+    assert outcome.figures["same result, raylet"].value is None
+    assert "rows lost or doubled" not in outcome.figures
+
+
+def test_fifty_faults_meet_every_stage_with_every_kind_and_are_the_same_each_time():
+    chosen = faults.drawn(faults.COUNT, faults.KINDS)
+    assert chosen == faults.drawn(faults.COUNT, faults.KINDS)
+    assert len(chosen) == 50
+    assert {(stage, kind) for _, stage, kind in chosen} == {
+        (stage, kind) for stage in stages.STAGES for kind in faults.KINDS
+    } - faults._NEVER
+
+
+@pytest.mark.parametrize(
+    ("found", "far"),
+    [
+        ([{"a": 1.0, "b": "x"}], 0.0),
+        ([{"a": 1.5, "b": "x"}], 0.5),
+        ([{"a": 1.0, "b": "y"}], math.inf),
+        ([{"a": math.nan, "b": "x"}], math.inf),
+        ([{"a": 1.0}], math.inf),
+        ([], math.inf),
+    ],
+)
+def test_the_distance_of_two_results_is_that_of_their_numbers_and_infinite_else(found, far):
+    assert stages.distance([{"a": 1.0, "b": "x"}], found) == far
