@@ -92,11 +92,6 @@ def restartable(want: Want, nodes: Sequence[Node], spot: Spot) -> Where:
     return (first,) if spot == "require" else (first, wherever)
 
 
-def group(want: Want, nodes: Sequence[Node]) -> Where:
-    """For workers that stand together: off GPUs unless they use one. Workers on spot nodes save at the notice."""
-    return (_off_gpus(want, nodes),)
-
-
 def lasting() -> Where:
     """For what answers requests: never on a spot node."""
     return ({MARKET: f"!{SPOT}"},)

@@ -3,44 +3,77 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from benchmarks import loopback
+from benchmarks.loopback import Loopback, Node
 from mmray import config as configuration
 from mmray.config import Config
-from tests import loopback, small_run
-from tests.loopback import Loopback
+from mmray.storage import Workspace
+from mmray.training import trainer
+from mmray.training.checkpoint import Checkpoint, read_checkpoint
+from tests import small_run
 from tests.training.conftest import write_prepared
 
-SPOT = {"market": "spot"}
-STEADY = {"market": "on-demand"}
-EPOCHS = 30
+# names on labels of their own; three nodes, one of which a group of two workers leaves free
+NODES = {
+    "spot": ("--num-cpus=2", "--labels=mmray/market=spot,mmray/name=spot"),
+    "steady": ("--num-cpus=2", "--labels=mmray/market=on-demand,mmray/name=steady"),
+    "gpu": ("--num-cpus=3", "--num-gpus=2", "--labels=mmray/market=on-demand,mmray/name=gpu"),
+}
+MEMORY = 4 << 30  # what each says it has
+EPOCHS = 4
+NOTICE_S = 8
+DEADLINE_S = 240
 
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Loopback]:
-    """A spot node, a steady one, and one that says it has GPUs."""
-    with loopback.cluster() as made:
-        made.start("spot", cpus=2, **SPOT)
-        made.start("steady", cpus=2, **STEADY)
-        made.start("gpu", cpus=4, gpus=2, **STEADY)
-        made.wait_for("spot", "steady", "gpu")
+    """A spot node, a steady one, and one that says it has GPUs; quick to see who goes."""
+    with loopback.cluster(workers=0) as made:
+        made.environment["RAY_ADDRESS"] = made.address
+        made.environment["RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S"] = "0.2"
+        for options in NODES.values():
+            made.add(*options, f"--memory={MEMORY}")
+        made.wait()
         yield made
 
 
-def trained_on(folder: Path, **train: object) -> Config:
-    return configuration.from_dict(
+def drive(nodes: Loopback, code: str, *arguments: str) -> dict[str, Any]:
+    """What a driver of the cluster prints last."""
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=nodes.environment,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return dict(json.loads(ended.stdout.splitlines()[-1]))
+
+
+def trained_on(folder: Path, num_workers: int | list[int]) -> Config:
+    """A study at feature level, and epochs of seconds, so that a node goes inside one."""
+    train = {"epochs": EPOCHS, "patience": EPOCHS, "batch_size": 8, "passes": 150, "num_workers": num_workers}
+    config = configuration.from_dict(
         {
-            "workspace": str(folder),
+            "workspace": str(folder / "ws"),
             "model": {"hidden": 8, "embedding": 8},
-            "train": {"epochs": EPOCHS, "patience": EPOCHS, "batch_size": 8, "passes": 20, **train},
+            "train": train,
             "split": {"folds": 3, "validation_fraction": 0.4},
             "evaluate": {"bootstraps": 20, "permutations": 99},
-            "cluster": {"worker_cpus": 1},
+            "cluster": {"worker_cpus": 2},
         }
     )
+    write_prepared(config.workspace, config, subjects=24, segments=3)
+    return config
 
 
 PLACES = """
@@ -73,9 +106,7 @@ print(json.dumps(told))
 
 
 def test_tasks_keep_off_gpu_nodes_and_go_to_spot_nodes_as_told(nodes: Loopback) -> None:
-    ended = nodes.python(PLACES)
-    assert ended.returncode == 0, ended.stderr
-    told = json.loads(ended.stdout.splitlines()[-1])
+    told = drive(nodes, PLACES)
     assert told["require"] == ["spot"]
     assert "spot" in told["prefer"]
     assert {*told["prefer"], *told["ignore"], *told["ray data"]} <= {"spot", "steady"}
@@ -102,9 +133,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 @pytest.fixture(scope="module")
 def at_feature_level(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    config = trained_on(tmp_path_factory.mktemp("features"))
-    write_prepared(config.workspace, config, subjects=24, segments=3)
-    return config
+    return trained_on(tmp_path_factory.mktemp("features"), 0)
 
 
 def overrides(**settings: object) -> list[str]:
@@ -121,29 +150,104 @@ def test_every_stage_says_in_one_line_what_a_small_cluster_lacks(
     asked = {
         "train": ["train", *on_features, *overrides(train__num_workers=9, cluster__worker_cpus=1)],
         "train, a range": ["train", *on_features, *overrides(train__num_workers=[9, 12], cluster__worker_cpus=1)],
-        "train on GPUs": ["train", *on_features, *overrides(train__num_workers=3, cluster__gpus_per_worker=1)],
+        "train on GPUs": [
+            "train",
+            *on_features,
+            *overrides(train__num_workers=3, cluster__worker_cpus=0.5, cluster__gpus_per_worker=1),
+        ],
         "train, memory": ["train", *on_features, *overrides(train__num_workers=2, cluster__worker_gib=5)],
-        # eight fit, but for the fit itself
-        "sweep": ["sweep", *on_features, *overrides(train__num_workers=8, cluster__worker_cpus=1)],
+        # seven fit, but for the fit itself
+        "sweep": ["sweep", *on_features, *overrides(train__num_workers=7, cluster__worker_cpus=1)],
         "prepare": ["prepare", *on_files, *overrides(cluster__task_cpus=3, cluster__spot="require")],
-        "index": ["index", *on_files, *overrides(cluster__task_cpus=5)],
-        "serve": ["serve", *on_files, *overrides(serve__replicas=7, serve__host="0.0.0.0")],
+        "index": ["index", *on_files, *overrides(cluster__task_cpus=4)],
+        "serve": ["serve", *on_files, *overrides(serve__replicas=6, serve__host="0.0.0.0")],
     }
-    ended = nodes.python(REFUSALS, json.dumps(asked))
-    assert ended.returncode == 0, ended.stderr
-    told = json.loads(ended.stdout.splitlines()[-1])
+    told = drive(nodes, REFUSALS, json.dumps(asked))
     lines = {name: one["said"].strip().splitlines() for name, one in told.items()}
     assert {name: one["code"] for name, one in told.items()} == dict.fromkeys(asked, 5), lines
     assert all(len(said) == 1 for said in lines.values()), lines
     expected = {
-        "train": "train: 9 x (1 CPUs) must run at once, and the nodes that are up hold 8",
-        "train, a range": "train: 9 x (1 CPUs) must run at once, and the nodes that are up hold 8",
+        "train": "train: 9 x (1 CPUs) must run at once, and the nodes that are up hold 7",
+        "train, a range": "train: 9 x (1 CPUs) must run at once, and the nodes that are up hold 7",
         "train on GPUs": "train: 3 x (0.5 CPUs, 1 GPUs) must run at once, and the nodes that are up hold 2",
-        "train, memory": "train: 2 x (0.5 CPUs, 5120 MiB) must run at once, and the nodes that are up hold 0",
-        "sweep": "sweep: 8 x (1 CPUs) must run at once, and the nodes that are up hold 5",
+        "train, memory": "train: 2 x (2 CPUs, 5120 MiB) must run at once, and the nodes that are up hold 0",
+        "sweep": "sweep: 7 x (1 CPUs) must run at once, and the nodes that are up hold 4",
         "prepare": "on nodes labelled mmray/market=spot, and the nodes that are up hold 0 (1 on other nodes)",
-        "index": "index: 1 x (5 CPUs) must run at once, and the nodes that are up hold 0",
-        "serve": "on nodes not labelled mmray/market=spot, and the nodes that are up hold 6 (2 on other nodes)",
+        "index": "index: 1 x (4 CPUs) must run at once, and the nodes that are up hold 0",
+        "serve": "on nodes not labelled mmray/market=spot, and the nodes that are up hold 5 (2 on other nodes)",
     }
     assert {name for name, part in expected.items() if part not in lines[name][0]} == set(), lines
     assert max(one["seconds"] for one in told.values()) < 60
+
+
+class Running:
+    """`mmray train` on the cluster, watched from here."""
+
+    def __init__(self, nodes: Loopback, settings: Config, folder: Path) -> None:
+        self.nodes, self.workspace, self.log = nodes, Workspace(settings.workspace), folder / "train.log"
+        (folder / "config.yaml").write_text(configuration.to_yaml(settings))
+        command = [str(loopback.BIN / "mmray"), "train", "--config", str(folder / "config.yaml")]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, env=nodes.environment, stdout=log, stderr=log)
+
+    def state(self) -> Checkpoint | None:
+        runs = self.workspace.names("runs") if self.workspace.exists("runs") else []
+        return read_checkpoint(self.workspace, "runs", runs[0], trainer.CHECKPOINT) if runs else None
+
+    def wait_for(self, seen: Callable[[Checkpoint], bool]) -> Checkpoint:
+        while True:
+            assert self.process.poll() is None, self.log.read_text()
+            state = self.state()
+            if state is not None and seen(state):
+                return state
+            time.sleep(0.05)
+
+    def nodes_of_workers(self) -> list[Node]:
+        """Where the group stands."""
+        return [node for node in self.nodes.workers if any("RayTrainWorker" in t for t in loopback.titles(node))]
+
+    def ended(self) -> str:
+        assert self.process.wait(timeout=DEADLINE_S) == 0, self.log.read_text()
+        return self.log.read_text()
+
+
+def figures(running: Running) -> list[float]:
+    table = running.workspace.read_table("runs", running.workspace.names("runs")[0], "metrics.parquet")
+    return table["value"].to_pylist()
+
+
+def workers(running: Running) -> list[int]:
+    table = running.workspace.read_table("runs", running.workspace.names("runs")[0], "history.parquet")
+    return table["workers"].to_pylist()
+
+
+def test_a_group_whose_node_is_announced_to_go_ends_with_the_figures_of_an_undisturbed_one(
+    nodes: Loopback, tmp_path: Path
+) -> None:
+    folders = tmp_path / "undisturbed", tmp_path / "disturbed"
+    for folder in folders:
+        folder.mkdir()
+    undisturbed = Running(nodes, trained_on(folders[0], 2), folders[0])
+    undisturbed.ended()
+    running = Running(nodes, trained_on(folders[1], 2), folders[1])
+    running.wait_for(lambda state: len(state.history) == 1)
+    goes = running.nodes_of_workers()[-1]
+    nodes.drain(goes, NOTICE_S)
+    running.wait_for(lambda state: state.step > 0)
+    time.sleep(NOTICE_S)
+    nodes.end(goes)
+    told = running.ended()
+    assert "on 2 worker(s), cpu" in told
+    assert workers(running) == [2] * EPOCHS
+    assert figures(running) == pytest.approx(figures(undisturbed), abs=1e-6)
+
+
+def test_a_group_that_may_shrink_goes_on_without_a_node_that_is_lost(nodes: Loopback, tmp_path: Path) -> None:
+    running = Running(nodes, trained_on(tmp_path, [1, 2]), tmp_path)
+    running.wait_for(lambda state: len(state.history) == 1)
+    nodes.end(running.nodes_of_workers()[-1])
+    told = running.ended()
+    assert "on 2, then 1 worker(s), cpu" in told
+    assert "number of workers changed" in told
+    assert sorted(workers(running), reverse=True) == workers(running)
+    assert set(workers(running)) == {1, 2}

@@ -22,8 +22,7 @@ def allowed(where: placement.Where, nodes: list[Node]) -> list[str]:
 
 
 def test_on_a_laptop_ray_is_told_nothing() -> None:
-    for where in (placement.restartable(Want(cpus=1), LAPTOP, "prefer"), placement.group(Want(cpus=1), LAPTOP)):
-        assert placement.options(where) == {}
+    assert placement.options(placement.restartable(Want(cpus=1), LAPTOP, "prefer")) == {}
     assert allowed(placement.lasting(), LAPTOP) == ["me"]
 
 
@@ -51,14 +50,10 @@ def test_a_task_too_large_for_spot_nodes_does_not_ask_for_them_first() -> None:
     assert placement.restartable(Want(cpus=4), CLUSTER, "prefer") == ({},)  # only the GPU node holds it
 
 
-def test_work_that_uses_a_gpu_goes_where_one_is() -> None:
-    assert placement.group(Want(2, cpus=1, gpus=1), CLUSTER) == ({},)
-    assert placement.room(Want(cpus=1, gpus=1), CLUSTER) == 2
-
-
-def test_a_group_takes_gpu_nodes_only_where_the_others_do_not_hold_all_of_it() -> None:
-    assert placement.group(Want(4, cpus=1), CLUSTER) == (OFF_GPU,)
-    assert placement.group(Want(5, cpus=1), CLUSTER) == ({},)
+def test_tasks_that_use_a_gpu_go_where_one_is() -> None:
+    encoder = Want(cpus=1, gpus=1)
+    assert placement.restartable(encoder, CLUSTER, "prefer") == ({},)
+    assert placement.room(encoder, CLUSTER) == 2
 
 
 def test_replicas_stay_off_spot_nodes() -> None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow.compute as pc
@@ -323,7 +323,6 @@ def _fit_on_workers(settings: Config, run_id: str, done: int, tell: Callable[[Ep
                     use_gpu=want.gpus > 0,
                     resources_per_worker=want.resources(),
                     placement_strategy="PACK",  # gradients travel every step
-                    label_selector=want.where[0] or None,  # type: ignore[call-arg]  # ray.train is typed as version 1
                 ),
                 run_config=RunConfig(
                     name="ray",
@@ -340,15 +339,10 @@ def _fit_on_workers(settings: Config, run_id: str, done: int, tell: Callable[[Ep
 
 
 def group_want(settings: Config) -> Want:
-    """The least workers that a group may have, with the nodes that it keeps to on this session's cluster."""
+    """The least workers that a group may have. Any node will do: they save when they are told that theirs will go."""
     hardware = settings.cluster
-    want = Want(
-        settings.train.group[0],
-        cpus=hardware.worker_cpus,
-        gpus=hardware.gpus_per_worker,
-        memory_bytes=int(hardware.worker_gib * (1 << 30)),
-    )
-    return replace(want, where=placement.group(want, cluster.nodes()))
+    memory = int(hardware.worker_gib * (1 << 30))
+    return Want(settings.train.group[0], hardware.worker_cpus, hardware.gpus_per_worker, memory)
 
 
 def _watched(fit: Callable[[], Any], settings: Config, want: Want, patience: float) -> None:

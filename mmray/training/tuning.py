@@ -7,7 +7,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 from mmray import cluster, placement
@@ -63,7 +62,8 @@ def run(
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             ended(trial.last_result or {})
 
-    want = group_want(settings) if in_groups else _lone_want(settings)
+    memory = int(settings.cluster.worker_gib * (1 << 30))
+    want = group_want(settings) if in_groups else Want(cpus=1, memory_bytes=memory)
     beside = NEXT_TO_NOTHING if in_groups else 0.0
     setting = "train.num_workers or cluster.worker_cpus" if in_groups else "cluster.worker_gib"
     cluster.require_room(settings.cluster, "sweep", want, setting=setting, beside_cpus=beside)
@@ -74,11 +74,9 @@ def run(
         at_once += 1
     if not in_groups:
         at_once = min(at_once, cluster.cores(settings.cluster))
-    bundle = {"CPU": NEXT_TO_NOTHING} if in_groups else want.resources()
-    where = [want.where[0]] if want.where[0] else None
-    places = tune.PlacementGroupFactory([bundle], bundle_label_selector=where)
+    own = {"CPU": NEXT_TO_NOTHING} if in_groups else want.resources()
     return tune.Tuner(
-        tune.with_resources(fit, places),
+        tune.with_resources(fit, tune.PlacementGroupFactory([own])),
         param_space=space,
         tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=at_once, **how),
         run_config=tune.RunConfig(
@@ -88,12 +86,6 @@ def run(
             callbacks=[_Ended()],
         ),
     ).fit()
-
-
-def _lone_want(settings: Config) -> Want:
-    """What a fit in one process takes."""
-    want = Want(cpus=1, memory_bytes=int(settings.cluster.worker_gib * (1 << 30)))
-    return replace(want, where=placement.group(want, cluster.nodes()))
 
 
 def run_all(
