@@ -134,7 +134,7 @@ def missing(wants: Sequence[Want], nodes: Sequence[Node], beside_cpus: float = 0
         for node in sorted(now, key=lambda n: (n.has_gpu, n.resources.get("CPU", 0.0))):
             taken = min(todo, max(0, room(want, [node], beside_cpus)))
             for name, amount in want.resources().items():
-                left[node.node_id][name] -= taken * amount
+                left[node.node_id][name] = left[node.node_id].get(name, 0.0) - taken * amount
             todo -= taken
     return None
 

@@ -61,7 +61,7 @@ def drive(nodes: Loopback, code: str, *arguments: str) -> dict[str, Any]:
 
 def trained_on(folder: Path, num_workers: int | list[int]) -> Config:
     """A study at feature level, and epochs of seconds, so that a node goes inside one."""
-    train = {"epochs": EPOCHS, "patience": EPOCHS, "batch_size": 8, "passes": 150, "num_workers": num_workers}
+    train = {"epochs": EPOCHS, "patience": EPOCHS, "batch_size": 8, "passes": 75, "num_workers": num_workers}
     config = configuration.from_dict(
         {
             "workspace": str(folder / "ws"),
@@ -69,7 +69,7 @@ def trained_on(folder: Path, num_workers: int | list[int]) -> Config:
             "train": train,
             "split": {"folds": 3, "validation_fraction": 0.4},
             "evaluate": {"bootstraps": 20, "permutations": 99},
-            "cluster": {"worker_cpus": 2},
+            "cluster": {"worker_cpus": 1, "worker_gib": 3},  # one a node
         }
     )
     write_prepared(config.workspace, config, subjects=24, segments=3)
@@ -119,7 +119,7 @@ from mmray import cli
 told = {}
 for name, arguments in json.loads(sys.argv[1]).items():
     began, said = time.monotonic(), io.StringIO()
-    with contextlib.redirect_stderr(said):
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
         code = cli.main(arguments)
     told[name] = {"code": code, "said": said.getvalue(), "seconds": time.monotonic() - began}
 print(json.dumps(told))
@@ -148,20 +148,22 @@ def test_every_stage_says_in_one_line_what_a_small_cluster_lacks(
         (tmp_path / f"{name}.yaml").write_text(configuration.to_yaml(config))
     on_files, on_features = (["--config", str(tmp_path / f"{name}.yaml")] for name in ("small", "features"))
     asked = {
-        "train": ["train", *on_features, *overrides(train__num_workers=9, cluster__worker_cpus=1)],
-        "train, a range": ["train", *on_features, *overrides(train__num_workers=[9, 12], cluster__worker_cpus=1)],
+        "train": ["train", *on_features, *overrides(train__num_workers=9, cluster__worker_gib=0)],
+        "train, a range": ["train", *on_features, *overrides(train__num_workers=[9, 12], cluster__worker_gib=0)],
         "train on GPUs": [
             "train",
             *on_features,
-            *overrides(train__num_workers=3, cluster__worker_cpus=0.5, cluster__gpus_per_worker=1),
+            *overrides(train__num_workers=3, cluster__worker_gib=0, cluster__gpus_per_worker=1),
         ],
         "train, memory": ["train", *on_features, *overrides(train__num_workers=2, cluster__worker_gib=5)],
         # seven fit, but for the fit itself
-        "sweep": ["sweep", *on_features, *overrides(train__num_workers=7, cluster__worker_cpus=1)],
+        "sweep": ["sweep", *on_features, *overrides(train__num_workers=7, cluster__worker_gib=0)],
         "prepare": ["prepare", *on_files, *overrides(cluster__task_cpus=3, cluster__spot="require")],
         "index": ["index", *on_files, *overrides(cluster__task_cpus=4)],
         "serve": ["serve", *on_files, *overrides(serve__replicas=6, serve__host="0.0.0.0")],
     }
+    indexed = drive(nodes, REFUSALS, json.dumps({"index": ["index", *on_files]}))["index"]
+    assert indexed["code"] == 0, indexed["said"]
     told = drive(nodes, REFUSALS, json.dumps(asked))
     lines = {name: one["said"].strip().splitlines() for name, one in told.items()}
     assert {name: one["code"] for name, one in told.items()} == dict.fromkeys(asked, 5), lines
@@ -169,8 +171,8 @@ def test_every_stage_says_in_one_line_what_a_small_cluster_lacks(
     expected = {
         "train": "train: 9 x (1 CPUs) must run at once, and the nodes that are up hold 7",
         "train, a range": "train: 9 x (1 CPUs) must run at once, and the nodes that are up hold 7",
-        "train on GPUs": "train: 3 x (0.5 CPUs, 1 GPUs) must run at once, and the nodes that are up hold 2",
-        "train, memory": "train: 2 x (2 CPUs, 5120 MiB) must run at once, and the nodes that are up hold 0",
+        "train on GPUs": "train: 3 x (1 CPUs, 1 GPUs) must run at once, and the nodes that are up hold 2",
+        "train, memory": "train: 2 x (1 CPUs, 5120 MiB) must run at once, and the nodes that are up hold 0",
         "sweep": "sweep: 7 x (1 CPUs) must run at once, and the nodes that are up hold 4",
         "prepare": "on nodes labelled mmray/market=spot, and the nodes that are up hold 0 (1 on other nodes)",
         "index": "index: 1 x (4 CPUs) must run at once, and the nodes that are up hold 0",
@@ -189,6 +191,13 @@ class Running:
         command = [str(loopback.BIN / "mmray"), "train", "--config", str(folder / "config.yaml")]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, env=nodes.environment, stdout=log, stderr=log)
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.process.kill()
+        self.process.wait()
 
     def state(self) -> Checkpoint | None:
         runs = self.workspace.names("runs") if self.workspace.exists("runs") else []
@@ -227,26 +236,26 @@ def test_a_group_whose_node_is_announced_to_go_ends_with_the_figures_of_an_undis
     folders = tmp_path / "undisturbed", tmp_path / "disturbed"
     for folder in folders:
         folder.mkdir()
-    undisturbed = Running(nodes, trained_on(folders[0], 2), folders[0])
-    undisturbed.ended()
-    running = Running(nodes, trained_on(folders[1], 2), folders[1])
-    running.wait_for(lambda state: len(state.history) == 1)
-    goes = running.nodes_of_workers()[-1]
-    nodes.drain(goes, NOTICE_S)
-    running.wait_for(lambda state: state.step > 0)
-    time.sleep(NOTICE_S)
-    nodes.end(goes)
-    told = running.ended()
+    with Running(nodes, trained_on(folders[0], 2), folders[0]) as undisturbed:
+        undisturbed.ended()
+    with Running(nodes, trained_on(folders[1], 2), folders[1]) as running:
+        running.wait_for(lambda state: len(state.history) == 1)
+        goes = running.nodes_of_workers()[-1]
+        nodes.drain(goes, NOTICE_S)
+        running.wait_for(lambda state: state.step > 0)
+        time.sleep(NOTICE_S)
+        nodes.end(goes)
+        told = running.ended()
     assert "on 2 worker(s), cpu" in told
     assert workers(running) == [2] * EPOCHS
     assert figures(running) == pytest.approx(figures(undisturbed), abs=1e-6)
 
 
 def test_a_group_that_may_shrink_goes_on_without_a_node_that_is_lost(nodes: Loopback, tmp_path: Path) -> None:
-    running = Running(nodes, trained_on(tmp_path, [1, 2]), tmp_path)
-    running.wait_for(lambda state: len(state.history) == 1)
-    nodes.end(running.nodes_of_workers()[-1])
-    told = running.ended()
+    with Running(nodes, trained_on(tmp_path, [1, 2]), tmp_path) as running:
+        running.wait_for(lambda state: len(state.history) == 1)
+        nodes.end(running.nodes_of_workers()[-1])
+        told = running.ended()
     assert "on 2, then 1 worker(s), cpu" in told
     assert "number of workers changed" in told
     assert sorted(workers(running), reverse=True) == workers(running)
