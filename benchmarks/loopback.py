@@ -102,9 +102,11 @@ class Loopback:
         """Every node but the head."""
         return self.nodes[1:]
 
-    def add(self, *, apart: bool = False) -> Node:
-        """Start one more node; `wait` tells when it is up."""
-        node = self._start(f"n{self._started}", [f"--address={self.address}", f"--num-cpus={CPUS}"], apart=apart)
+    def add(self, *options: str, apart: bool = False) -> Node:
+        """Start one more node; `wait` tells when it is up. Options are of `ray start`, as --num-gpus=1."""
+        self.wait()  # two nodes of one machine that start at once may take one name for their sockets
+        how = [f"--address={self.address}", f"--num-cpus={CPUS}", *options]
+        node = self._start(f"n{self._started}", how, apart=apart)
         self.nodes.append(node)
         return node
 

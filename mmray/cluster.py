@@ -13,13 +13,16 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from mmray import keeper, progress
+from mmray import keeper, placement, progress
 from mmray.config import Cluster
 from mmray.errors import ResourceError
+from mmray.placement import Node, Want
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -39,6 +42,7 @@ _ENVIRONMENT = {
 }
 # the node's address becomes 127.0.0.1, and Ray's own processes then listen on loopback alone
 _ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+_LOOK_S = 2.0  # between looks at the nodes while some are missing
 _KILLED = (
     "was killed, mostly for want of memory; what is finished is kept: run the same command again, with a lower "
     "cluster.num_cpus where it happens again"
@@ -138,6 +142,11 @@ def _knock(place: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
+def task_want(config: Cluster, want: Want) -> Want:
+    """A task's want, with the nodes it keeps to on this session's cluster: see `placement.restartable`."""
+    return replace(want, where=placement.restartable(want, nodes(), config.spot))
+
+
 def limit_threads(cpus: float) -> None:
     """Hold this process's native thread pools to its share of the machine; call it at the top of a task."""
     threads = max(1, int(cpus))
@@ -148,34 +157,64 @@ def limit_threads(cpus: float) -> None:
     threadpool_limits(threads)
 
 
-def require_room(
-    stage: str, count: int = 1, *, cpus: float = 0.0, gpus: float = 0.0, memory_bytes: int = 0, setting: str
-) -> None:
+def nodes() -> list[Node]:
+    """The session's nodes that take new work: up, and not about to be taken away."""
+    import ray
+    from ray._private.state import state  # as Ray Train asks; the public node list does not tell
+
+    leaving = state.get_draining_nodes()
+    return [
+        Node(node["NodeID"], node["Resources"], node["Labels"])
+        for node in ray.nodes()
+        if node["Alive"] and node["NodeID"] not in leaving
+    ]
+
+
+def require_room(config: Cluster, stage: str, *wants: Want, setting: str, beside_cpus: float = 0.0) -> None:
     """Refuse what the session's nodes could not hold even when idle; Ray would wait for it without a word.
+
+    Open-source Ray does not tell which nodes its autoscaler could add. With `cluster.wait_s` it is asked for them, and
+    what has not come by then is missing.
 
     Args:
         stage: who asks.
-        count: how many tasks or workers must run at once, each of this size.
+        wants: what must run at once.
         setting: what to lower.
+        beside_cpus: taken by something else of the stage.
 
     Raises:
-        ResourceError: fewer fit.
+        ResourceError: less fits; it says what, where it may stand, and how much is there.
     """
-    import ray
+    end = time.monotonic() + config.wait_s
+    asked = False
+    while (found := placement.missing(wants, nodes(), beside_cpus)) is not None:
+        if time.monotonic() >= end:
+            if asked:
+                _ask_for(())
+            want, held = found
+            elsewhere = placement.room(replace(want, where=placement.ANYWHERE), nodes(), beside_cpus) - held
+            raise ResourceError(
+                f"{stage}: {want.describe()}, and the nodes that are up hold {held}"
+                + (f" ({elsewhere} on other nodes)" if elsewhere > 0 else "")
+                + f"; lower {setting}, or start more or larger nodes"
+            )
+        if not asked:
+            _ask_for(wants)
+            asked = True
+        time.sleep(min(_LOOK_S, max(0.0, end - time.monotonic())))
+    if asked:
+        _ask_for(())
 
-    wanted = {"CPU": cpus, "GPU": gpus, "memory": float(memory_bytes)}
-    room = 0
-    for node in ray.nodes():
-        if node["Alive"]:
-            held = (node["Resources"].get(kind, 0.0) // amount for kind, amount in wanted.items() if amount)
-            room += int(min(held, default=count))
-    if room < count:
-        size = f"{cpus:g} CPUs" + (f", {gpus:g} GPUs" if gpus else "")
-        size += f", {memory_bytes >> 20} MiB" if memory_bytes else ""
-        raise ResourceError(
-            f"{stage}: {count} x ({size}) must run at once, and the nodes that are up hold {room}; "
-            f"lower {setting}, or start more or larger nodes"
-        )
+
+def _ask_for(wants: Sequence[Want]) -> None:
+    """Tell the autoscaler, where there is one, what nodes must hold; nothing takes the word back."""
+    from ray.autoscaler.sdk import request_resources
+
+    each = [want for want in wants for _ in range(want.count)]
+    request_resources(
+        bundles=[want.resources() for want in each],
+        bundle_label_selectors=[{k: v for k, v in want.where[0].items() if k != placement.NODE_ID} for want in each],
+    )
 
 
 def logical_cpus() -> float:
@@ -207,6 +246,7 @@ def map(
     items: Iterable[Item],
     *,
     label: str,
+    config: Cluster = Cluster(),
     cpus: float = 1.0,
 ) -> Iterator[Result]:
     """Run a pure function over items on the session's cluster; results come in the items' order.
@@ -217,19 +257,23 @@ def map(
         function: picklable, without side effects that a second run would double.
         items: small; large inputs belong in files.
         label: what the progress bar says.
+        config: the session's.
         cpus: share of the cluster one item takes, and its thread count.
 
     Raises:
         Whatever `function` raised, as its own type.
-        ResourceError: an item's worker died every time.
+        ResourceError: there is no room for one item, or an item's worker died every time.
     """
     import ray
+
+    want = task_want(config, Want(cpus=cpus))
+    require_room(config, label, want, setting="cluster.task_cpus")
 
     def run(item: Item) -> Result:
         limit_threads(cpus)
         return function(item)
 
-    task = ray.remote(run).options(num_cpus=cpus, max_retries=3)
+    task = ray.remote(run).options(num_cpus=cpus, max_retries=3, **placement.options(want.where))
     todo = list(items)
     in_flight = max(2, int(2 * logical_cpus() / cpus))
     with progress.bar(label, len(todo)) as advance:

@@ -36,11 +36,13 @@ Similarity = Literal[
     "cosine", "euclidean", "pearson", "phase_locking", "coherence", "imaginary_coherence", "wpli", "distance"
 ]
 AudioFamily = Literal["log_mel", "mfcc", "pitch", "harmonicity", "energy", "envelope", "prosody", "egemaps"]
+Spot = Literal["prefer", "require", "ignore"]
 Band = Literal["delta", "theta", "alpha", "beta", "gamma"]
 EEGFamily = Literal[
     "differential_entropy", "hjorth", "absolute_power", "relative_power", "aperiodic", "asymmetry", "waveform"
 ]
 Positive = Annotated[float, Field(gt=0)]
+AtLeastOne = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -350,16 +352,34 @@ class Train(Section):
         description="control: each voice goes to another person of the same part, or a person's trials or "
         "windows get one another's voices, drawn by this seed, so that nothing can be found; null: as recorded",
     )
-    num_workers: int = Field(0, ge=0, json_schema_extra=HARDWARE, description="0: in this process; N: DDP")
+    num_workers: Annotated[int, Field(ge=0)] | tuple[AtLeastOne, AtLeastOne] = Field(
+        0,
+        json_schema_extra=HARDWARE,
+        description="0: in this process; N: DDP; [least, most]: as many as there is room for, fewer after a node is "
+        "lost and more when one comes; the figures depend on it a little",
+    )
     compile: bool = Field(
         False,
         json_schema_extra=HARDWARE,
         description="torch.compile of the encoders in the fit; on a CPU we measured no gain",
     )
-    max_failures: int = Field(3, ge=0, json_schema_extra=HARDWARE, description="worker deaths it recovers from")
+    max_failures: int = Field(
+        3, ge=0, json_schema_extra=HARDWARE, description="worker deaths it recovers from; announced losses do not count"
+    )
     track: Literal["none", "tensorboard", "mlflow"] = Field(
         "none", json_schema_extra=HARDWARE, description="who else is told of every epoch; mlflow needs its extra"
     )
+
+    @property
+    def group(self) -> tuple[int, int]:
+        """Least and most workers; (0, 0) where the fit is in this process."""
+        return self.num_workers if isinstance(self.num_workers, tuple) else (self.num_workers, self.num_workers)
+
+    @model_validator(mode="after")
+    def _least_comes_first(self) -> Self:
+        if self.group[0] > self.group[1]:
+            raise ValueError(f"num_workers = {list(self.group)}: name the lower number first")
+        return self
 
     @model_validator(mode="after")
     def _class_weights_weigh_something(self) -> Self:
@@ -541,6 +561,19 @@ class Cluster(Section):
     encoder_gpus: float = Field(0.0, ge=0, description="of such an actor; 0.25: four share a GPU; 0: CPU")
     worker_cpus: Positive = Field(0.5, description="of a training worker, and its thread count, at least 1")
     gpus_per_worker: float = Field(0.0, ge=0, description="of a training worker; 0: CPU")
+    worker_gib: float = Field(0.0, ge=0, description="memory of a training worker, GiB; 0: it asks for none")
+    replica_gib: float = Field(0.0, ge=0, description="memory of a serving replica, GiB; 0: it asks for none")
+    spot: Spot = Field(
+        "prefer",
+        description="nodes labelled mmray/market=spot for preparation, indexing and other tasks that are simply run "
+        "again: prefer, require or ignore; replicas never stand on them",
+    )
+    wait_s: float = Field(
+        0.0,
+        ge=0,
+        description="how long a stage waits for nodes that it misses, s, having asked the autoscaler for them; and a "
+        "training group for a node that it lost, at least 60 s",
+    )
 
 
 class Config(Section):

@@ -78,7 +78,7 @@ def run(folder: str, config_file: Path | None, overrides: list[str]) -> DemoSumm
     ]
     settings = config.load(config_file, [*places, *_SETTINGS, *overrides])
     Workspace(workspace).write_text(config.to_yaml(settings), "demo.yaml")
-    workers = settings.train.num_workers
+    workers = " to ".join(map(str, dict.fromkeys(settings.train.group)))
     with cluster.session(settings.cluster):
         _stage("1/7 synthetic study", synthetic.generate, study, settings.synth, settings.seed, settings.cluster)
         _stage("2/7 recordings", catalogue.catalogue, settings)

@@ -15,12 +15,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmray import cluster, progress
+from mmray import cluster, placement, progress
 from mmray.config import Config, Features, digest
 from mmray.errors import ConfigError, MmrayError, RecordingError, ResourceError, WorkspaceError
 from mmray.features import parts, publishing, stretches
 from mmray.features.extract import shape
 from mmray.features.publishing import Outcome
+from mmray.placement import Want
 from mmray.recordings import catalogue, matlab, signals
 from mmray.recordings.sidecar import stated_rate
 from mmray.schema import MODALITIES, Recording
@@ -138,6 +139,10 @@ def _run(
     by_modality = [[recording for recording in recordings if recording.modality == m] for m in MODALITIES]
     sides = [_mapped(chosen, config, key, refused) for chosen in by_modality if chosen]
     settings = dict.fromkeys(side.setting for side in sides)
+    # actors keep what they took until their side is done, so one side must fit beside the other
+    together = any(side.keeps for side in sides)
+    for wants in [[side.want for side in sides]] if together else [[side.want] for side in sides]:
+        cluster.require_room(config.cluster, "prepare", *wants, setting=" or ".join(settings))
     first, *others = (side.dataset for side in sides)
     dataset = first.union(*others) if others else first
     try:
@@ -157,6 +162,8 @@ def _run(
 
 class _Mapped(NamedTuple):
     dataset: Any
+    want: Want  # of one of its tasks or actors
+    keeps: bool  # whether they are actors
     setting: str  # which limits how many of its tasks run at once
 
 
@@ -170,7 +177,8 @@ def _mapped(
     setting = "cluster.encoder_cpus or cluster.encoder_gpus" if encoder else "cluster.task_cpus"
     workspace = Workspace(config.workspace)
     memory = _TASK_BYTES + max(_bytes_of(recording) for recording in recordings)
-    cluster.require_room("prepare", cpus=cpus, gpus=gpus, memory_bytes=memory, setting=setting)
+    want = cluster.task_want(config.cluster, Want(cpus=cpus, gpus=gpus, memory_bytes=memory))
+    where = placement.options(want.where)
 
     def task(row: dict[str, Any]) -> list[dict[str, Any]]:
         cluster.limit_threads(cpus)
@@ -194,10 +202,12 @@ def _mapped(
         # Ray Data would send a recording that ends its actor to a new one for ever, and has no other word for it yet
         again = {"max_task_retries": _TASK_RETRIES}
         with warnings.catch_warnings(category=DeprecationWarning, action="ignore"):
-            dataset = dataset.flat_map(Actor, compute=pool, num_cpus=cpus, num_gpus=gpus, memory=memory, **again)
+            dataset = dataset.flat_map(
+                Actor, compute=pool, num_cpus=cpus, num_gpus=gpus, memory=memory, **again, **where
+            )
     else:
-        dataset = dataset.flat_map(task, num_cpus=cpus, memory=memory)
-    return _Mapped(dataset, setting)
+        dataset = dataset.flat_map(task, num_cpus=cpus, memory=memory, **where)
+    return _Mapped(dataset, want, bool(encoder), setting)
 
 
 def _bytes_of(recording: Recording) -> int:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 import mmray
-from mmray import cluster, progress
+from mmray import cluster, placement, progress
 from mmray import config as configuration
 from mmray.config import Config
 from mmray.errors import ConfigError, ResourceError, WorkspaceError
@@ -29,6 +29,7 @@ from mmray.index import segments as segment_file
 from mmray.index.base import METADATA, Manifest
 from mmray.index.embed import mean_vector, segment_vectors
 from mmray.index.segments import SegmentVectors
+from mmray.placement import Want
 from mmray.storage import Workspace
 from mmray.training.checkpoint import LoadedRun, fingerprint, load_run, newest_run
 
@@ -252,10 +253,12 @@ def _embedded(config: Config, run: LoadedRun, items: list[dict[str, Any]]) -> It
         return told | {"vector": mean_vector(z_SE), "z": half_SE.tobytes(), "start_s": start_s_S.tobytes()}
 
     with cluster.session(config.cluster):
-        cluster.require_room("index", cpus=cpus, setting="cluster.task_cpus")
+        want = cluster.task_want(config.cluster, Want(cpus=cpus))
+        cluster.require_room(config.cluster, "index", want, setting="cluster.task_cpus")
         slots = max(1, int(cluster.logical_cpus() / cpus))
         blocks = max(1, min(len(items) // _BLOCK, 4 * slots))
-        data = cluster.data().from_items(items, override_num_blocks=blocks).map(embed, num_cpus=cpus)
+        data = cluster.data().from_items(items, override_num_blocks=blocks)
+        data = data.map(embed, num_cpus=cpus, **placement.options(want.where))
         with progress.bar("index", len(items)) as advance:
             for row in data.iter_rows():
                 if row["error"]:

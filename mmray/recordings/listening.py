@@ -99,7 +99,7 @@ def generate(out: str | Path, config: Listening, seed: int, cluster_config: Clus
         place.delete_partials()
         write = partial(_write_listener, place, config, seed, synthetic_eeg.lead_field())
         with cluster.session(cluster_config):
-            for _ in cluster.map(write, range(config.subjects), label="listening study"):
+            for _ in cluster.map(write, range(config.subjects), label="listening study", config=cluster_config):
                 pass
         place.write_text(_manifest(config), MANIFEST)
     trials = config.subjects * config.trials

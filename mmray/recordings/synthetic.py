@@ -102,7 +102,7 @@ def generate(out: str | Path, config: Synth, seed: int, cluster_config: Cluster)
         place.delete_partials()
         write = partial(_write_subject, place, config, seed, synthetic_eeg.lead_field())
         with cluster.session(cluster_config):
-            for _ in cluster.map(write, range(config.subjects), label="synthetic study"):
+            for _ in cluster.map(write, range(config.subjects), label="synthetic study", config=cluster_config):
                 pass
         _write_workbooks(place, [subject.person for subject in subjects])
         place.write_table(_truth(config, subjects), TRUTH)

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from mmray import cluster
+from mmray import cluster, placement
 from mmray.config import Config
 from mmray.errors import ConfigError, ResourceError
 from mmray.index import store
+from mmray.placement import Want
 from mmray.serving import front, keys
 from mmray.serving.guard import Guard, is_loopback
 from mmray.storage import Workspace
@@ -136,7 +137,7 @@ def deploy(config: Config, key: str | None) -> Endpoint:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     settings = config.serve
     _refuse_far_replicas(settings.host)
-    cluster.require_room("serve", settings.replicas, cpus=config.cluster.task_cpus, setting="serve.replicas")
+    cluster.require_room(config.cluster, "serve", _want(config), setting="serve.replicas")
     ray_serve.start(
         http_options=HTTPOptions(
             host=settings.host,
@@ -156,6 +157,13 @@ def deploy(config: Config, key: str | None) -> Endpoint:
     host = "127.0.0.1" if settings.host in _WILDCARDS else settings.host
     _wait_until_ready(host, settings.port, key)
     return Endpoint(f"http://{f'[{host}]' if ':' in host else host}:{settings.port}", key)
+
+
+def _want(config: Config) -> Want:
+    """What the replicas take, and where they may stand."""
+    memory = int(config.cluster.replica_gib * (1 << 30))
+    cpus = config.cluster.task_cpus
+    return Want(config.serve.replicas, cpus=cpus, memory_bytes=memory, where=placement.lasting())
 
 
 _LOGGING = {"log_level": "WARNING", "enable_access_log": False}  # its lines hold whole addresses; see mmray.access
@@ -198,13 +206,16 @@ def application_of(config: Config, started: str | None) -> Any:
         wanted = max(1, settings.max_ongoing_requests // 2)
         bounds = {"min_replicas": settings.replicas, "max_replicas": settings.replicas_max}
         size = {"autoscaling_config": {**bounds, "target_ongoing_requests": wanted}}
+    want = _want(config)
+    actor_options = {"num_cpus": want.cpus, **placement.options(want.where)}
+    actor_options |= {"memory": want.memory_bytes} if want.memory_bytes else {}
     deployment = ray_serve.deployment(
         name="Retriever",
         **size,
         max_ongoing_requests=settings.max_ongoing_requests,
         max_queued_requests=settings.max_queued_requests,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
-        ray_actor_options={"num_cpus": config.cluster.task_cpus},
+        ray_actor_options=actor_options,
         graceful_shutdown_timeout_s=settings.request_timeout_s,
         max_constructor_retry_count=2,
     )

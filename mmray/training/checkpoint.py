@@ -33,6 +33,9 @@ class EpochRecord:
 
     Validation figures are of people: accuracy and cross-entropy of the fused classes, at temperature 1 and before it is
     known which epoch is kept; None where no validation subject has a label.
+
+    Attributes:
+        workers: that ended the epoch; None where it was not kept, as in a sweep's rows.
     """
 
     epoch: int
@@ -44,6 +47,7 @@ class EpochRecord:
     validation_cross_entropy: float | None
     logit_scale: float
     learning_rate: float
+    workers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,8 @@ class Checkpoint:
     Attributes:
         tensors: `model.*`, `best.*` (weights of the best epoch), `optimiser.<parameter>.*`, `rng.cpu` and, on a GPU,
             `rng.cuda` (one row a worker); with `ema` `average.*`; with a population
-            graph `reference.*` and `best_reference.*`.
+            graph `reference.*` and `best_reference.*`; inside an epoch `progress.losses`, sums so far (one row a
+            worker).
         optimiser: the optimiser's parameter groups.
         scheduler: the scheduler's state.
         history: epochs done.
@@ -61,6 +66,7 @@ class Checkpoint:
         best_mrr: validation MRR of that epoch.
         stale: epochs since validation MRR last rose.
         finished: whether the fit is over.
+        step: batches done of the epoch that is under way; 0 between epochs.
     """
 
     tensors: dict[str, Tensor]
@@ -71,6 +77,7 @@ class Checkpoint:
     best_mrr: float = -1.0
     stale: int = 0
     finished: bool = False
+    step: int = 0
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """Tensors under `prefix.`, without it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -30,6 +31,9 @@ from mmray.training.checkpoint import Checkpoint, EpochRecord, optimiser_tensors
 from mmray.training.sampling import Sampler, sampler, spread
 from mmray.training.schedule import advance, schedule
 
+POLL_S = 2.0  # about as often it is asked whether a worker is about to go
+_POLLS_A_SAVE = 5  # polls from one save to the next while one is
+
 Forwards = dict[nn.Module, Callable[..., Any]]
 
 
@@ -51,14 +55,16 @@ def fit(
     *,
     start: Checkpoint | None = None,
     on_epoch: Callable[[Checkpoint], None] = lambda checkpoint: None,
+    noticed: Callable[[], bool] = lambda: False,
+    on_notice: Callable[[Checkpoint], None] = lambda checkpoint: None,
     place: Place = Place(),
 ) -> Checkpoint:
     """Fit a model to the training subjects; keep the weights of the epoch with the best validation MRR.
 
     AdamW (no decay on biases, norms and the temperature) under a schedule, clipped gradients, bfloat16 autocast on a
-    GPU. With `ema` the average of the weights is what is validated and returned. On a CPU, stopping after any epoch and
-    going on from its checkpoint gives the same bits, with as many workers and threads, compiled or not as before. A
-    system in closed form is solved for instead, on every worker alike, and its one record tells of the solution.
+    GPU. With `ema` the average of the weights is what is validated and returned. On a CPU, going on from a checkpoint,
+    also one inside an epoch, gives the same bits, with as many workers and threads, compiled or not as before. A system
+    in closed form is solved for instead, on every worker alike, and its one record tells of the solution.
 
     Args:
         model: freshly built, on any device; its scalers are fitted here, on `training` alone.
@@ -68,6 +74,10 @@ def fit(
         seed: of batches and dropout.
         start: where an earlier fit of the same settings stopped; None starts anew.
         on_epoch: called on every worker after each epoch.
+        noticed: whether a worker is about to be taken away; asked on every worker after the same steps, about every
+            POLL_S, and must tell all of them the same.
+        on_notice: called on every worker with the state inside an epoch, at the notice and about every ten seconds
+            after it.
         place: this worker.
 
     Returns:
@@ -96,7 +106,7 @@ def fit(
         if start is None:
             model.fit_closed_form(training, lambda: _validated(model, validation_graphs, validation, place).mrr)
             means = _epoch(model, draws, train_graphs, train, seed, 0, None, place, weight_C)
-            start = _solved(model, means, _validated(model, validation_graphs, validation, place))
+            start = _solved(model, means, _validated(model, validation_graphs, validation, place), place.world)
             on_epoch(start)
         return start
     optimiser = _optimiser(model, train)
@@ -105,7 +115,7 @@ def fit(
     if start is not None:
         _restore(model, optimiser, scheduler, start, place)
     state = start or Checkpoint({}, [], {})
-    _require_one_start(len(state.history), place)
+    _require_one_start(len(state.history), state.step, place)
     best = start.part("best") if start is not None else {}
     best_reference = start.part("best_reference") if start is not None else {}
 
@@ -126,11 +136,27 @@ def fit(
         attach(reference.of_tensors(before, training, place.device) if before else refreshed())
     wrapped = model if place.world == 1 else DistributedDataParallel(model, forward_sync_buffers=False)
     compiled: Forwards = _compiled(model) if train.compile else {}
+    due = _every(POLL_S, place)
+    polls = 0  # since the notice
+
+    def captured(now: Checkpoint) -> Checkpoint:
+        return _capture(now, model, kept, best, best_reference, optimiser, scheduler, place)
+
+    def after_step(step: int, total_3: Tensor) -> None:
+        nonlocal polls
+        if due() and noticed():
+            if polls % _POLLS_A_SAVE == 0:
+                inside = captured(replace(state, step=step))
+                on_notice(_with_progress(inside, total_3))
+            polls += 1
 
     while not state.finished:
         epoch = len(state.history)
+        begun = _begun(state, place)
         with _standing_in(compiled):
-            means = _epoch(wrapped, draws, train_graphs, train, seed, epoch, optimiser, place, weight_C, kept)
+            means = _epoch(
+                wrapped, draws, train_graphs, train, seed, epoch, optimiser, place, weight_C, kept, begun, after_step
+            )
         if not math.isfinite(means[0]):
             raise ConfigError(
                 f"train: the loss is {means[0]} in epoch {epoch + 1}; lower train.learning_rate, or look for values "
@@ -140,7 +166,8 @@ def fit(
             attach(refreshed())
         validated = _validated(kept, validation_graphs, validation, place)
         mrr = validated.mrr
-        history = [*state.history, _record(model, epoch, means, validated, optimiser.param_groups[0]["lr"])]
+        record = _record(model, epoch, means, validated, optimiser.param_groups[0]["lr"], place.world)
+        history = [*state.history, record]
         advance(scheduler, mrr)
         # the later of two equal epochs is kept: a small validation set reaches its ceiling long before the loss
         if mrr >= state.best_mrr:
@@ -153,9 +180,10 @@ def fit(
             stale=0 if mrr > state.best_mrr else state.stale + 1,
             best_mrr=max(mrr, state.best_mrr),
             history=history,
+            step=0,
         )
         over = len(history) >= train.epochs or state.stale >= train.patience
-        state = _capture(replace(state, finished=over), model, kept, best, best_reference, optimiser, scheduler, place)
+        state = captured(replace(state, finished=over))
         on_epoch(state)
     return state
 
@@ -206,14 +234,53 @@ def _thinned(part: Segments, each: int) -> Segments:
     return part.take(np.sort(np.concatenate(list(spread(part.pair_id_S, each).values()))))
 
 
-def _require_one_start(epochs: int, place: Place) -> None:
+def _every(seconds: float, place: Place) -> Callable[[], bool]:
+    """Whether about so much time has passed; asked after every step, it tells every worker the same.
+
+    It counts steps, whose number the first worker's clock sets each time: agreeing on the time itself would cost a
+    message a step.
+    """
+    left, steps, since = 1, 0, time.monotonic()
+
+    def due() -> bool:
+        nonlocal left, steps, since
+        left, steps = left - 1, steps + 1
+        if left:
+            return False
+        now = time.monotonic()
+        next_1 = torch.tensor([max(1, int(seconds * steps / max(now - since, 1e-6)))], device=place.device)
+        if place.world > 1:
+            dist.broadcast(next_1, 0)
+        left, steps, since = int(next_1), 0, now
+        return True
+
+    return due
+
+
+def _with_progress(inside: Checkpoint, total_3: Tensor) -> Checkpoint:
+    """A state inside an epoch, with every worker's sums of losses so far."""
+    return replace(
+        inside, tensors=inside.tensors | {"progress.losses": losses.gather_rows(total_3.clone()[None]).cpu()}
+    )
+
+
+def _begun(state: Checkpoint, place: Place) -> tuple[int, Tensor]:
+    """Batches done of the epoch under way, and this worker's sums of their losses."""
+    if not state.step:
+        return 0, torch.zeros(3, device=place.device)
+    sums_W3 = state.part("progress")["losses"].to(place.device)
+    # of another number of workers: their mean, so that the epoch's mean comes out as it would have
+    return state.step, sums_W3[place.rank].clone() if len(sums_W3) == place.world else sums_W3.mean(0)
+
+
+def _require_one_start(epochs: int, step: int, place: Place) -> None:
     """Workers that read different checkpoints would wait for one another for ever."""
     if place.world > 1:
-        start_W = losses.gather_rows(torch.tensor([epochs], device=place.device))
-        if (start_W != epochs).any():
+        start_W2 = losses.gather_rows(torch.tensor([[epochs, step]], device=place.device))
+        if (start_W2 != start_W2[0]).any():
+            found = sorted({f"{epochs} epochs and {step} batches" for epochs, step in start_W2.tolist()})
             raise WorkspaceError(
-                f"train: the workers found checkpoints of {sorted(set(start_W.tolist()))} epochs; do all machines see "
-                "the same workspace?"
+                f"train: the workers found checkpoints of {', '.join(found)}; do all machines see the same workspace?"
             )
 
 
@@ -228,17 +295,22 @@ def _epoch(
     place: Place,
     class_weight_C: Tensor | None,
     kept: System | None = None,
+    begun: tuple[int, Tensor] | None = None,
+    after_step: Callable[[int, Tensor], None] = lambda step, total_3: None,
 ) -> list[float]:
     """Mean losses of an epoch: total, retrieval, classification. Without an optimiser nothing moves.
 
-    `kept`, where it is not the model itself, follows it as an average.
+    `kept`, where it is not the model itself, follows it as an average. `begun` are batches done before, and their sums.
     """
     model.train()
     half = place.device.type == "cuda"
-    total_3 = torch.zeros(3, device=place.device)
+    done, total_3 = begun or (0, torch.zeros(3, device=place.device))
     first = epoch * draws.steps(train.batch_size, train.passes)
     count = 0
     for draw in draws.batches(train.batch_size, train.passes, train.segments, seed, epoch):
+        if count < done:
+            count += 1
+            continue
         batch = batches.batch(graphs, draw.shard(place.rank, place.world))
         with torch.autocast(place.device.type, torch.bfloat16, enabled=half):
             output = model(batch)
@@ -253,6 +325,7 @@ def _epoch(
                 averaging.follow(kept, model, train.ema, first + count)
         total_3 += torch.stack([loss.total, loss.retrieval, loss.classification]).detach()
         count += 1
+        after_step(count, total_3)
     if place.world > 1:
         dist.all_reduce(total_3)  # the same but for rounding, and all must stop alike where one is not finite
     means: list[float] = (total_3 / (count * place.world)).tolist()
@@ -278,7 +351,9 @@ def _validated(model: System, graphs: dict[str, Graphs], segments: dict[str, Seg
     return _Validated(float(mrr), (inference.subject_logits(model, encoded, segments, subjects), label_U))
 
 
-def _record(model: System, epoch: int, means: list[float], validated: _Validated, rate: float) -> EpochRecord:
+def _record(
+    model: System, epoch: int, means: list[float], validated: _Validated, rate: float, workers: int
+) -> EpochRecord:
     logit_UC, label_U = validated.classes
     known_U = label_U >= 0
     logit_KC, label_K = logit_UC[torch.as_tensor(known_U)].float().cpu(), torch.as_tensor(label_U[known_U])
@@ -292,11 +367,12 @@ def _record(model: System, epoch: int, means: list[float], validated: _Validated
         validation_cross_entropy=F.cross_entropy(logit_KC, label_K).item() if len(label_K) else None,
         logit_scale=model.logit_scale().item(),
         learning_rate=rate,
+        workers=workers,
     )
 
 
-def _solved(model: System, means: list[float], validated: _Validated) -> Checkpoint:
-    record = _record(model, 0, means, validated, 0.0)
+def _solved(model: System, means: list[float], validated: _Validated, workers: int) -> Checkpoint:
+    record = _record(model, 0, means, validated, 0.0, workers)
     weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     tensors = {f"{part}.{name}": tensor.clone() for part in ("model", "best") for name, tensor in weights.items()}
     return Checkpoint(tensors, [], {}, [record], best_epoch=0, best_mrr=validated.mrr, finished=True)

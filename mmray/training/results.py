@@ -51,7 +51,7 @@ def write_fitted(
         "classes": model.classifier.out_features,
         "best_epoch": state.best_epoch,
         "fitted_on": {
-            "workers": max(1, settings.train.num_workers),
+            "workers": list(dict.fromkeys(record.workers for record in state.history)),
             "device": next(model.parameters()).device.type,
             "compiled": settings.train.compile,
         },

@@ -64,7 +64,7 @@ def search(workspace: Workspace, settings: Config, sweep_id: str) -> None:
             found = tuning.run(
                 fit,
                 {name: _domain(domain) for name, domain in asked.space.items()},
-                settings.model_copy(update={"train": settings.train.model_copy(update={"num_workers": 0})}),
+                settings,
                 folder,
                 ended,
                 num_samples=asked.samples,

@@ -89,7 +89,8 @@ def _missing(memo: StructuralMemo, part: Segments) -> list[Neighbours]:
 def _work_out_all(settings: Config, todo: list[Neighbours]) -> Iterator[dict[bytes, Entry]]:
     if sum(len(weight_BNK) for _, weight_BNK in todo) > FEW:
         with cluster.session(settings.cluster):
-            yield from cluster.map(_work_out, todo, label="structure", cpus=settings.cluster.task_cpus)
+            hardware = settings.cluster
+            yield from cluster.map(_work_out, todo, label="structure", config=hardware, cpus=hardware.task_cpus)
         return
     with progress.bar("structure", len(todo)) as advance:
         for neighbours in todo:

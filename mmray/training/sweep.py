@@ -109,10 +109,12 @@ def sweep(settings: Config) -> SweepSummary:
 
     Raises:
         WorkspaceError: features, recordings or split are missing or damaged.
-        ConfigError: a variant's settings do not exist, there is no such fold, or the study pairs trials or windows.
-        ResourceError: fits ended without a result; the same command goes on with them.
+        ConfigError: a variant's settings do not exist, there is no such fold, the study pairs trials or windows, or
+            train.num_workers is a range.
+        ResourceError: there is no room for one fit, or fits ended without a result; the same command goes on with them.
     """
     workspace = Workspace(settings.workspace)
+    _require_one_group(settings)
     _require_one_pair_a_person(workspace, settings)
     splits.write_split(settings)
     plan, specs = grid(workspace, settings)
@@ -135,6 +137,16 @@ def sweep(settings: Config) -> SweepSummary:
     if flat:
         workspace.write_table(pa.Table.from_pylist(flat), *place, "figures.parquet")
     return summary
+
+
+def _require_one_group(settings: Config) -> None:
+    """Fits that are compared stand on equally many workers."""
+    least, most = settings.train.group
+    if least != most:
+        raise ConfigError(
+            f"sweep: train.num_workers = [{least}, {most}] lets each fit have another number of workers, and a sweep "
+            "compares fits; give it one number"
+        )
 
 
 def _require_one_pair_a_person(workspace: Workspace, settings: Config) -> None:
@@ -251,6 +263,7 @@ def _fit_all(workspace: Workspace, settings: Config, plan: Plan, missing: list[S
                 segments=segments,
             )
             best = (-1.0, "")
+            in_groups = settings.train.group[1] > 0
 
             def ended(told: dict[str, Any]) -> None:
                 nonlocal best
@@ -261,7 +274,9 @@ def _fit_all(workspace: Workspace, settings: Config, plan: Plan, missing: list[S
             tuning.run_all(
                 [spec.trial_id for spec in missing],
                 lambda: trials.finished(workspace, plan.sweep_id),
-                lambda left: tuning.run(fit, {"position": tune.grid_search(left)}, settings, folder, ended),
+                lambda left: tuning.run(
+                    fit, {"position": tune.grid_search(left)}, settings, folder, ended, in_groups=in_groups
+                ),
                 "sweep",
                 "`mmray sweep --resume` goes on with these; `mmray compare` reports what is there",
             )
@@ -288,7 +303,7 @@ def _trial(
     def fit(model: System, training: dict[str, Segments], validation: dict[str, Segments]) -> Checkpoint:
         if rates:
             return pbt.fit(model, training, validation, settings.train, rates, settings.seed)
-        if settings.train.num_workers:
+        if settings.train.group[1]:
             return trainer.fit_run(workspace, settings, trainer.run_name(workspace, settings), told, fold)
         return loop.fit(model, training, validation, settings.train, settings.seed)
 

@@ -1,8 +1,9 @@
 """`mmray train`: one fold fitted, here or on Ray Train's workers, then evaluated on subjects it never saw.
 
 State lives in one file, runs/<id>/checkpoint.safetensors, replaced atomically after every epoch, whatever the number of
-workers. A fit whose worker or driver dies goes on from it, also with another number of workers. Ray Train starts the
-workers, joins them and starts them again; it stores nothing that anyone reads back.
+workers, and inside an epoch where a worker's node is about to go. A fit whose worker or driver dies goes on from it,
+also with another number of workers. Ray Train starts the workers, joins them and starts them again; it stores nothing
+that anyone reads back.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,7 +23,7 @@ import torch
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from mmray import __version__, cluster, config, progress
+from mmray import __version__, cluster, config, placement, progress
 from mmray.config import Config
 from mmray.errors import ConfigError, MmrayError, ResourceError, WorkspaceError
 from mmray.evaluation import table
@@ -28,6 +31,7 @@ from mmray.features.table import Segments
 from mmray.features.table import load as load_segments
 from mmray.models import registry
 from mmray.models.system import System
+from mmray.placement import Want
 from mmray.recordings import catalogue, splits
 from mmray.recordings.splits import Fold
 from mmray.schema import MODALITIES, Metric, metrics_of
@@ -45,6 +49,9 @@ from mmray.training.checkpoint import (
 from mmray.training.shuffled import shuffled_pairs
 
 CHECKPOINT = "checkpoint.safetensors"
+_START_S = 60.0  # a group may take to find its places, and a lost node to be replaced
+_RESTART_S = 15.0  # the same, of a range that can be smaller
+_LOOK_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ class RunSummary:
         folder: where the run's files lie, as a path of the workspace's filesystem.
         best_epoch: whose weights were kept.
         trained: False where the run was there already.
-        fitted_on: workers and kind of device of the fit.
+        fitted_on: workers and kind of device of the fit; several numbers of workers where they changed.
     """
 
     run_id: str
@@ -69,10 +76,13 @@ class RunSummary:
     def headline(self) -> str:
         """How the fit went, and where everything lies."""
         best = self.history[self.best_epoch]
-        on = f"on {self.fitted_on['workers']} worker(s), {self.fitted_on['device']}"
+        counts = self.fitted_on["workers"]
+        on = f"on {', then '.join(map(str, counts))} worker(s), {self.fitted_on['device']}"
         fitted = f"fitted {on}" if self.trained else f"was fitted before, {on}; nothing to do"
+        changed = "The number of workers changed, and dropout follows it: another run may end a little apart.\n"
         return (
             f"Run {self.run_id} {fitted}: {len(self.history)} epochs, the best was epoch {best.epoch + 1}.\n"
+            f"{changed if len(counts) > 1 else ''}"
             f"Validation MRR {best.validation_mrr:.3f}. All files: {self.folder}\n"
         )
 
@@ -241,7 +251,7 @@ def fit_run(
             advance(1, _note(record))
 
         advance(done)
-        if settings.train.num_workers:
+        if settings.train.group[1]:
             _fit_on_workers(settings, run_id, done, tell)
         else:
             place = loop.Place(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
@@ -261,14 +271,18 @@ def _fit_here(
     segments: dict[str, Segments],
     place: loop.Place,
     tell: Callable[[EpochRecord], None],
+    noticed: Callable[[], bool] = lambda: False,
 ) -> None:
     """Fit on this worker. Rank 0 writes the checkpoint, and only then does any worker tell of the epoch."""
     workspace = Workspace(settings.workspace)
     fold = _fold(workspace, settings)
 
-    def on_epoch(state: Checkpoint) -> None:
+    def keep(state: Checkpoint) -> None:
         if place.rank == 0:
             write_checkpoint(workspace, state, "runs", run_id, CHECKPOINT)
+
+    def on_epoch(state: Checkpoint) -> None:
+        keep(state)
         tell(state.history[-1])
 
     loop.fit(
@@ -279,6 +293,8 @@ def _fit_here(
         settings.seed,
         start=read_checkpoint(workspace, "runs", run_id, CHECKPOINT),
         on_epoch=on_epoch,
+        noticed=noticed,
+        on_notice=keep,
         place=place,
     )
 
@@ -286,27 +302,27 @@ def _fit_here(
 def _fit_on_workers(settings: Config, run_id: str, done: int, tell: Callable[[EpochRecord], None]) -> None:
     # the controller looks after its workers this often; a report waits for it
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    with cluster.session(settings.cluster):
-        from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    least, most = settings.train.group
+    patience = max(_START_S, settings.cluster.wait_s)
+    # a range is tried at the old size first, for Ray takes up to 20 s to see that a node went: do not wait long for it
+    waited = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(patience if least == most else _RESTART_S)}
+    with cluster.session(settings.cluster), cluster.environment(waited):
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
         workspace = Workspace(settings.workspace)
-        cpus, gpus = settings.cluster.worker_cpus, settings.cluster.gpus_per_worker
-        cluster.require_room(
-            "train",
-            settings.train.num_workers,
-            cpus=cpus,
-            gpus=gpus,
-            setting="train.num_workers or cluster.worker_cpus",
-        )
-        resources = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
+        want = group_want(settings)
+        cluster.require_room(settings.cluster, "train", want, setting="train.num_workers or cluster.worker_cpus")
         with _epochs_told(done, tell) as queue:
             trainer = TorchTrainer(
                 _worker,
                 train_loop_config={"config": settings.model_dump(mode="json"), "run_id": run_id, "queue": queue},
-                torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+                torch_config=TorchConfig(backend="nccl" if want.gpus else "gloo"),
                 scaling_config=ScalingConfig(
-                    num_workers=settings.train.num_workers, use_gpu=gpus > 0, resources_per_worker=resources
+                    num_workers=least if least == most else (least, most),  # type: ignore[arg-type]  # as version 1
+                    use_gpu=want.gpus > 0,
+                    resources_per_worker=want.resources(),
+                    placement_strategy="PACK",  # gradients travel every step
                 ),
                 run_config=RunConfig(
                     name="ray",
@@ -314,14 +330,60 @@ def _fit_on_workers(settings: Config, run_id: str, done: int, tell: Callable[[Ep
                     storage_filesystem=workspace.filesystem,
                     failure_config=FailureConfig(
                         max_failures=settings.train.max_failures,
-                        controller_failure_limit=3,  # type: ignore[call-arg]  # ray.train is typed as its version 1
+                        # groups that did not start; a range may try the old size twice after each loss
+                        controller_failure_limit=3 if least == most else 30,  # type: ignore[call-arg]
                     ),
                 ),
             )
-            try:
-                trainer.fit()
-            except TrainingFailedError as error:
-                raise _cause(error, settings) from error
+            _watched(trainer.fit, settings, want, patience)
+
+
+def group_want(settings: Config) -> Want:
+    """The least workers that a group may have. Any node will do: they save when they are told that theirs will go."""
+    hardware = settings.cluster
+    memory = int(hardware.worker_gib * (1 << 30))
+    return Want(settings.train.group[0], hardware.worker_cpus, hardware.gpus_per_worker, memory)
+
+
+def _watched(fit: Callable[[], Any], settings: Config, want: Want, patience: float) -> None:
+    """Run Ray Train, which waits for ever for nodes that never come, as long as there is room for its workers.
+
+    Raises:
+        ResourceError: there was none for so many seconds, or the workers failed too often.
+        As the workers.
+    """
+    from ray.train import TrainingFailedError
+
+    ended: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            ended.set_result(fit())
+        except BaseException as error:
+            ended.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    lacking_since: float | None = None
+    while not ended.done():
+        with suppress(TimeoutError):
+            ended.exception(timeout=_LOOK_S)
+            break
+        try:
+            lacks = placement.missing([want], cluster.nodes()) is not None
+        except Exception:  # Ray itself is going, and the fit will say so
+            continue
+        lacking_since = (lacking_since or time.monotonic()) if lacks else None
+        if lacking_since is not None and time.monotonic() - lacking_since > patience:
+            cluster.require_room(
+                settings.cluster.model_copy(update={"wait_s": 0.0}),
+                "train: nodes were lost; what is finished is kept, and the same command goes on with it",
+                want,
+                setting="train.num_workers",
+            )
+    try:
+        ended.result()
+    except TrainingFailedError as error:
+        raise _cause(error, settings) from error
 
 
 def _worker(task: dict[str, Any]) -> None:
@@ -342,15 +404,22 @@ def _worker(task: dict[str, Any]) -> None:
 
     workspace = Workspace(settings.workspace)
     segments = segments_of(workspace, settings, _fold(workspace, settings))
-    _fit_here(settings, task["run_id"], segments, place, tell)
+
+    def noticed() -> bool:
+        return ray.train.get_preemption_info() is not None  # the first worker's word, the same on all
+
+    _fit_here(settings, task["run_id"], segments, place, tell, noticed)
 
 
 @contextmanager
 def _epochs_told(done: int, tell: Callable[[EpochRecord], None]) -> Iterator[Any]:
     """A queue for the workers' epochs, told here as they come; an epoch done again is not told again."""
+    import ray
     from ray.util.queue import Empty, Queue
 
-    queue = Queue(actor_options={"num_cpus": 0})
+    # beside this process: on a node that is taken away it would take the fit with it
+    here = {placement.NODE_ID: ray.get_runtime_context().get_node_id()}
+    queue = Queue(actor_options={"num_cpus": 0, "label_selector": here})
     over = threading.Event()
 
     def show() -> None:

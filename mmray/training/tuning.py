@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from mmray import cluster
+from mmray import cluster, placement
 from mmray.config import Config
 from mmray.errors import ResourceError
+from mmray.placement import Want
+from mmray.training.trainer import group_want
 
 NEXT_TO_NOTHING = 0.01  # Tune refuses a trial that asks for nothing
 MAX_FAILURES = 3  # deaths of a fit's process; one that the settings doom is a row with its reason instead
@@ -35,17 +37,20 @@ def run(
     settings: Config,
     folder: str,
     ended: Callable[[dict[str, Any]], None],
+    *,
+    in_groups: bool = False,
     **how: Any,
 ) -> Any:
     """Tune a function over a space, as many at once as there are cores for, and return Tune's results.
 
-    A fit has one CPU; one that asks for several workers has none itself, and its workers take theirs.
+    A fit has one CPU; one that stands on workers has none itself, and its workers take theirs.
 
     Args:
         fit: a function trainable.
         space: Tune's param_space.
         folder: from `folder`.
         ended: called here with what a fit reported last, as each ends.
+        in_groups: whether a fit stands on train.num_workers.
         how: further fields of TuneConfig.
 
     Raises:
@@ -57,17 +62,23 @@ def run(
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             ended(trial.last_result or {})
 
-    workers, cpus = settings.train.num_workers, settings.cluster.worker_cpus
-    if workers:
-        cluster.require_room("sweep", workers, cpus=cpus, setting="train.num_workers or cluster.worker_cpus")
-        at_once = int(cluster.logical_cpus() / (workers * cpus + NEXT_TO_NOTHING))
-    else:
-        cluster.require_room("sweep", cpus=1, setting="cluster.num_cpus")
-        at_once = cluster.cores(settings.cluster)
+    memory = int(settings.cluster.worker_gib * (1 << 30))
+    want = group_want(settings) if in_groups else Want(cpus=1, memory_bytes=memory)
+    beside = NEXT_TO_NOTHING if in_groups else 0.0
+    setting = "train.num_workers or cluster.worker_cpus" if in_groups else "cluster.worker_gib"
+    cluster.require_room(settings.cluster, "sweep", want, setting=setting, beside_cpus=beside)
+    there = cluster.nodes()
+    at_once = 1
+    # a group takes its places together, so more fits than fit would only wait for one another
+    while placement.room(want, there, (at_once + 1) * beside) >= (at_once + 1) * want.count:
+        at_once += 1
+    if not in_groups:
+        at_once = min(at_once, cluster.cores(settings.cluster))
+    own = {"CPU": NEXT_TO_NOTHING} if in_groups else want.resources()
     return tune.Tuner(
-        tune.with_resources(fit, {"cpu": NEXT_TO_NOTHING if workers else 1}),
+        tune.with_resources(fit, tune.PlacementGroupFactory([own])),
         param_space=space,
-        tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=max(1, at_once), **how),
+        tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=at_once, **how),
         run_config=tune.RunConfig(
             storage_path=folder,
             verbose=0,

@@ -106,45 +106,43 @@ def generated() -> Callable[..., dict[str, Segments]]:
     return make
 
 
+def write_prepared(root: Any, settings: config.Config, **generator: Any) -> Workspace:
+    """Write a generated study into a workspace as `mmray prepare` would leave it."""
+    workspace = Workspace(str(root))
+    folder = ("features", config.digest(settings.features))
+    parts, recordings = [], []
+    for modality, table in generated_tables(**generator).items():
+        for recording_id in table["recording_id"].unique().to_pylist():
+            rows = table.filter(pa.compute.equal(table["recording_id"], recording_id))
+            path = f"{modality}/{recording_id}.parquet"
+            workspace.write_table(rows, *folder, *path.split("/"))
+            parts.append((recording_id, modality, path, rows.num_rows, "0" * 64))
+            first = rows.slice(0, 1).to_pylist()[0]
+            recordings.append(
+                Recording(
+                    recording_id=recording_id,
+                    subject_id=first["subject_id"],
+                    pair_id=first["pair_id"],
+                    modality=modality,
+                    session="1",
+                    task="rest",
+                    label=first["label"],
+                    label_name=None if first["label"] is None else ("HC", "MDD")[first["label"]],
+                    path=f"/nowhere/{recording_id}",
+                    reader="mat",
+                    size_bytes=1,
+                )
+            )
+    columns = [pa.array(column, type=field.type) for column, field in zip(zip(*parts, strict=True), PARTS, strict=True)]
+    workspace.write_json({"recordings_sha256": catalogue.fingerprint(recordings)}, *folder, "provenance.json")
+    workspace.write_table(pa.Table.from_arrays(columns, schema=PARTS), *folder, "parts.parquet")
+    workspace.write_table(recordings_table(recordings), "recordings.parquet")
+    return workspace
+
+
 @pytest.fixture(scope="session")
 def prepared() -> Callable[..., Workspace]:
-    """Write a generated study into a workspace as `mmray prepare` would leave it."""
-
-    def make(root: Any, settings: config.Config, **generator: Any) -> Workspace:
-        workspace = Workspace(str(root))
-        folder = ("features", config.digest(settings.features))
-        parts, recordings = [], []
-        for modality, table in generated_tables(**generator).items():
-            for recording_id in table["recording_id"].unique().to_pylist():
-                rows = table.filter(pa.compute.equal(table["recording_id"], recording_id))
-                path = f"{modality}/{recording_id}.parquet"
-                workspace.write_table(rows, *folder, *path.split("/"))
-                parts.append((recording_id, modality, path, rows.num_rows, "0" * 64))
-                first = rows.slice(0, 1).to_pylist()[0]
-                recordings.append(
-                    Recording(
-                        recording_id=recording_id,
-                        subject_id=first["subject_id"],
-                        pair_id=first["pair_id"],
-                        modality=modality,
-                        session="1",
-                        task="rest",
-                        label=first["label"],
-                        label_name=None if first["label"] is None else ("HC", "MDD")[first["label"]],
-                        path=f"/nowhere/{recording_id}",
-                        reader="mat",
-                        size_bytes=1,
-                    )
-                )
-        columns = [
-            pa.array(column, type=field.type) for column, field in zip(zip(*parts, strict=True), PARTS, strict=True)
-        ]
-        workspace.write_json({"recordings_sha256": catalogue.fingerprint(recordings)}, *folder, "provenance.json")
-        workspace.write_table(pa.Table.from_arrays(columns, schema=PARTS), *folder, "parts.parquet")
-        workspace.write_table(recordings_table(recordings), "recordings.parquet")
-        return workspace
-
-    return make
+    return write_prepared
 
 
 @pytest.fixture(scope="session")

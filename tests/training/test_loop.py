@@ -15,8 +15,8 @@ from mmray.errors import ConfigError, WorkspaceError
 from mmray.graphs.population import Reference
 from mmray.models.registry import build
 from mmray.storage import Workspace
-from mmray.training import inference, losses
-from mmray.training.checkpoint import read_checkpoint, write_checkpoint
+from mmray.training import inference, loop, losses
+from mmray.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from mmray.training.loop import fit
 from tests.embedding import embedded
 
@@ -217,6 +217,56 @@ def test_a_resumed_fit_ends_bit_identical(easy, by_subject, tmp_path, stop_after
     data = by_subject(easy, range(30)), by_subject(easy, range(30, 40))
     _, resumed = killed(data, settings, Workspace(str(tmp_path)), lambda state: len(state.history) == stop_after)
     require_same_bits(resumed, fit(model_for(easy), *data, settings, seed=0))
+
+
+@pytest.fixture
+def every_step(monkeypatch):
+    """Notices are asked for after every step, and every one is followed by a save."""
+    monkeypatch.setattr(loop, "POLL_S", 0.0)
+    monkeypatch.setattr(loop, "_POLLS_A_SAVE", 1)
+
+
+@pytest.mark.parametrize("at", [0, 4, 17])
+@pytest.mark.parametrize("other", [{}, {"ema": 0.0}, {"schedule": "one_cycle", "reference_every": 2}])
+def test_a_fit_resumed_inside_an_epoch_ends_bit_identical(easy, by_subject, tmp_path, every_step, at, other):
+    settings = TRAIN.model_copy(update=other)
+    data = by_subject(easy, range(30)), by_subject(easy, range(30, 40))
+    saved: list[Checkpoint] = []
+    unbroken = fit(model_for(easy), *data, settings, seed=0, noticed=lambda: True, on_notice=saved.append)
+    assert [state.step for state in saved] == list(range(1, 7)) * 5  # 30 people, 16 a batch, 3 passes
+    workspace = Workspace(str(tmp_path))
+    write_checkpoint(workspace, saved[at], "checkpoint")
+    start = read_checkpoint(workspace, "checkpoint")
+    assert (len(start.history), start.step) == (at // 6, at % 6 + 1)
+    torch.manual_seed(99)
+    steps: list[int] = []
+    resumed = fit(
+        model_for(easy),
+        *data,
+        settings,
+        seed=0,
+        start=start,
+        noticed=lambda: True,
+        on_notice=lambda state: steps.append(state.step),
+    )
+    assert len(steps) == 29 - at, "it took steps again"
+    require_same_bits(resumed, unbroken)
+    require_same_bits(resumed, fit(model_for(easy), *data, settings, seed=0))  # saving moves nothing
+
+
+def test_the_state_is_saved_at_the_notice_and_then_now_and_again(easy, by_subject, monkeypatch):
+    monkeypatch.setattr(loop, "POLL_S", 0.0)
+    data = by_subject(easy, range(30)), by_subject(easy, range(30, 40))
+    asked: list[bool] = []
+
+    def noticed() -> bool:
+        asked.append(len(asked) >= 7)
+        return asked[-1]
+
+    saved: list[Checkpoint] = []
+    fit(model_for(easy), *data, TRAIN, seed=0, noticed=noticed, on_notice=saved.append)
+    assert len(asked) == 30
+    assert [6 * len(state.history) + state.step for state in saved] == [8, 13, 18, 23, 28]
 
 
 def test_a_fit_resumed_on_a_plateau_halves_its_rate_when_an_unbroken_one_does(generated, by_subject, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from mmray import config
 from mmray.features.table import Segments, from_table
 from mmray.models.registry import build
 from mmray.models.system import System
-from mmray.training import batches, inference
+from mmray.storage import Workspace
+from mmray.training import batches, inference, loop
+from mmray.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from mmray.training.loop import Place, fit
 from tests.training.conftest import generated_tables
 
@@ -52,6 +55,25 @@ def losses(place: Place) -> list[float]:
     return [record.loss for record in state.history]
 
 
+def stopped_and_resumed(place: Place) -> dict[str, list[float]]:
+    """Losses of two epochs of three batches: unbroken, and from the first batch of the second, on as many workers."""
+    loop.POLL_S, loop._POLLS_A_SAVE = 0.0, 1
+    train = TRAIN.model_copy(update={"epochs": 2, "passes": 3})
+    saved: list[Checkpoint] = []
+
+    def run(start: Checkpoint | None) -> list[float]:
+        model, segments = made()
+        data = chosen(segments, range(7, 24)), chosen(segments, range(7))
+        state = fit(model, *data, train, seed=0, start=start, place=place, noticed=lambda: True, on_notice=saved.append)
+        return [record.loss for record in state.history]
+
+    unbroken = run(None)
+    stopped = saved[3]
+    assert (len(stopped.history), stopped.step) == (1, 1)
+    write_checkpoint(Workspace(os.getcwd()), stopped, f"stopped-{place.world}-{place.rank}")
+    return {"unbroken": unbroken, "resumed": run(stopped)}
+
+
 def vectors(place: Place) -> list[list[float]]:
     """Of 67 segments, so that one of two workers takes one twice."""
     model, segments = made()
@@ -63,7 +85,9 @@ def vectors(place: Place) -> list[list[float]]:
 
 def one_of_two(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    found = {"losses": losses(Place(rank, 2)), "vectors": vectors(Place(rank, 2))}
+    os.chdir(folder)
+    place = Place(rank, 2)
+    found = {"losses": losses(place), "vectors": vectors(place), **stopped_and_resumed(place)}
     Path(f"{folder}/{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 
@@ -88,3 +112,18 @@ def test_segments_that_two_workers_share_come_back_in_order(by_two):
     assert len(expected) == 67
     for found in by_two:
         np.testing.assert_allclose(found["vectors"], expected, atol=1e-5)
+
+
+def test_two_workers_stopped_inside_an_epoch_go_on_as_if_they_had_not(by_two):
+    assert [found["resumed"] for found in by_two] == [found["unbroken"] for found in by_two]
+
+
+def test_one_worker_goes_on_inside_the_epoch_of_two(by_two, tmp_path_factory):
+    """The loss of the epoch is the mean over all of its batches, whoever did them."""
+    folder = next(tmp_path_factory.getbasetemp().glob("workers*"))
+    start = read_checkpoint(Workspace(str(folder)), "stopped-2-0")
+    model, segments = made()
+    data = chosen(segments, range(7, 24)), chosen(segments, range(7))
+    state = fit(model, *data, TRAIN.model_copy(update={"epochs": 2, "passes": 3}), seed=0, start=start)
+    np.testing.assert_allclose([record.loss for record in state.history], by_two[0]["unbroken"], atol=1e-4, rtol=0)
+    assert [record.workers for record in state.history] == [2, 1]
