@@ -1,4 +1,7 @@
-"""A real Ray cluster of several nodes on this machine: on loopback, with a token, and made to lose its nodes.
+"""A real Ray cluster of several nodes on this machine, with a token, and made to lose its nodes.
+
+The dashboard listens on loopback alone; `ray start` gives nodes this machine's address, whatever it is told, and the
+token guards their ports.
 
 Each node is a session of processes of its own, so that it can be counted and ended whole. The head runs no work, as in
 cluster.yaml. A node may stand apart, in a network namespace behind a pair of virtual interfaces, and be cut off there;

@@ -105,11 +105,11 @@ def _refuse_far_replicas(host: str) -> None:
     """On loopback a replica refuses other machines, and so the front of another node."""
     import ray
 
-    machines = len({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]})
-    if machines > 1 and _is_loopback_host(host):
+    nodes = sum(bool(node["Alive"]) for node in ray.nodes())
+    if nodes > 1 and _is_loopback_host(host):
         raise ConfigError(
-            f"serve: serve.host={host} answers one machine, and this cluster has {machines}: a replica would refuse "
-            "the front of another node. Set serve.host=0.0.0.0, with the cluster's ports closed to the outside"
+            f"serve: serve.host={host} answers one machine, and this cluster has {nodes}: a replica would refuse the "
+            "front of another node. Set serve.host=0.0.0.0, with the cluster's ports closed to the outside"
         )
 
 
