@@ -34,6 +34,7 @@ _PATIENCE_S = 180.0
 _REQUEST_S = 30.0  # an answer may take it
 _SPACE, _OUTER, _INNER = "mmray-apart", "mmray-o", "mmray-i"
 _HOST, _APART = "10.213.47.1", "10.213.47.2"
+_FIRST = 10  # node n of the others has the address 127.0.0.(10 + n)
 # a node that answers nothing for some twenty seconds is lost; Ray's own half minute is for real networks
 _NOTICED = {"health_check_period_ms": 1000, "health_check_timeout_ms": 5000, "health_check_failure_threshold": 3}
 
@@ -104,7 +105,8 @@ class Loopback:
 
     def add(self, *options: str, apart: bool = False) -> Node:
         """Start one more node; `wait` tells when it is up. Options are of `ray start`, as --num-gpus=1."""
-        self.wait()  # two nodes of one machine that start at once may take one name for their sockets
+        # two nodes of one machine that start at once may take one name for their sockets
+        self._until_up({node.name for node in self.nodes if node.raylet() is not None})
         how = [f"--address={self.address}", f"--num-cpus={CPUS}", *options]
         node = self._start(f"n{self._started}", how, apart=apart)
         self.nodes.append(node)
@@ -158,17 +160,26 @@ class Loopback:
         Raises:
             RuntimeError: one ended, or it takes too long.
         """
-        wanted, deadline = {node.name for node in self.nodes}, time.monotonic() + _PATIENCE_S
+        names = {node.name for node in self.nodes}
+        self._until_up(names)
+        deadline = time.monotonic() + _PATIENCE_S
+        while set(self.alive()) != names:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the head sees {sorted(self.alive())} where {sorted(names)} are")
+            time.sleep(0.3)
+
+    def _until_up(self, names: set[str]) -> None:
+        deadline = time.monotonic() + _PATIENCE_S
         found: set[str] = set()
         while time.monotonic() < deadline:
             for node in self.nodes:
-                if node.process.poll() is not None:
+                if node.name in names and node.process.poll() is not None:
                     raise RuntimeError(f"{node.name} ended: {node.log.read_text(errors='replace')[-2000:]}")
             with suppress(httpx.HTTPError, KeyError, TypeError):
-                if (found := set(self.alive())) == wanted:
+                if names <= (found := set(self.alive())):
                     return
             time.sleep(0.3)
-        raise RuntimeError(f"of {sorted(wanted)} the head sees {sorted(found)}")
+        raise RuntimeError(f"of {sorted(names)} the head sees {sorted(found)}")
 
     def submit(self, *entrypoint: str, folder: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
         """`ray job submit` and its end; asked again while the head, which answers before it can take a job, has no
@@ -221,10 +232,14 @@ class Loopback:
             environment["RAY_SERVE_WORKER_PROXY_HTTP_PORT"] = str(free_port())
         if self.host == _HOST:
             environment["GLOO_SOCKET_IFNAME"] = _INNER if apart else _OUTER
+            address = self.host
+        else:
+            environment["GLOO_SOCKET_IFNAME"] = "lo"
+            address = f"127.0.0.{_FIRST + self._started}"  # Ray puts the machine's own address in place of 127.0.0.1
         command = [
             *(["ip", "netns", "exec", _SPACE] if apart else []),
             *(str(BIN / "ray"), "start", "--block", f"--node-name={name}", "--disable-usage-stats"),
-            *(f"--node-ip-address={_APART if apart else self.host}", f"--object-store-memory={_STORE_BYTES}"),
+            *(f"--node-ip-address={_APART if apart else address}", f"--object-store-memory={_STORE_BYTES}"),
             *("--min-worker-port=0", "--max-worker-port=0"),  # several nodes on one machine draw their own
             f"--dashboard-agent-listen-port={free_port()}",
             *how,
@@ -249,7 +264,7 @@ def cluster(workers: int = 2, *, head_cpus: int = 0, apart: bool = False) -> Ite
         RuntimeError: a node does not start.
     """
     dashboard, gcs = free_port(), free_port()
-    host = _HOST if apart else "127.0.0.1"
+    host = _HOST if apart else f"127.0.0.{_FIRST + 1}"  # the first that is started
     folder = Path(tempfile.mkdtemp(prefix="mml-"))  # short: Ray's sockets lie below
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},

@@ -110,11 +110,11 @@ def _refuse_far_replicas(host: str) -> None:
     """On loopback a replica refuses other machines, and so the front of another node."""
     import ray
 
-    machines = len({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]})
-    if machines > 1 and _is_loopback_host(host):
+    nodes = [str(node["NodeManagerAddress"]) for node in ray.nodes() if node["Alive"]]
+    if len(nodes) > 1 and _is_loopback_host(host) and not all(map(_is_loopback_host, nodes)):
         raise ConfigError(
-            f"serve: serve.host={host} answers one machine, and this cluster has {machines}: a replica would refuse "
-            "the front of another node. Set serve.host=0.0.0.0, with the cluster's ports closed to the outside"
+            f"serve: serve.host={host} answers one machine, and this cluster has {len(nodes)} nodes: a replica would "
+            "refuse the front of another. Set serve.host=0.0.0.0, with the cluster's ports closed to the outside"
         )
 
 
