@@ -97,6 +97,7 @@ class Loopback:
     host: str
     nodes: list[Node] = field(default_factory=list)
     _started: int = 0
+    _lost: set[str] = field(default_factory=set)
 
     @property
     def workers(self) -> list[Node]:
@@ -106,7 +107,7 @@ class Loopback:
     def add(self, *options: str, apart: bool = False) -> Node:
         """Start one more node; `wait` tells when it is up. Options are of `ray start`, as --num-gpus=1."""
         # two nodes of one machine that start at once may take one name for their sockets
-        self._until_up({node.name for node in self.nodes if node.raylet() is not None})
+        self._until_up({node.name for node in self.nodes} - self._lost)
         how = [f"--address={self.address}", f"--num-cpus={CPUS}", *options]
         node = self._start(f"n{self._started}", how, apart=apart)
         self.nodes.append(node)
@@ -114,6 +115,7 @@ class Loopback:
 
     def kill_raylet(self, node: Node) -> None:
         """SIGKILL to the raylet alone: the node's workers are left to notice."""
+        self._lost.add(node.name)
         raylet = node.raylet()
         if raylet is not None:
             raylet.kill()
@@ -129,10 +131,12 @@ class Loopback:
         """No packet passes to or from a node that stands apart; its processes go on."""
         if not node.apart:
             raise ValueError(f"{node.name} is not apart")
+        self._lost.add(node.name)
         _link("down")
 
     def drain(self, node: Node, seconds: int) -> None:
         """Announce that the node will be gone in so many seconds, as a cloud does of a spot machine."""
+        self._lost.add(node.name)
         asked = (
             *("drain-node", f"--address={self.address}", f"--node-id={self.node_id(node)}"),
             *("--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot"),
