@@ -139,6 +139,8 @@ def deploy(config: Config, key: str | None) -> Endpoint:
     _refuse_far_replicas(settings.host)
     cluster.require_room(config.cluster, "serve", _want(config), setting="serve.replicas")
     ray_serve.start(
+        # on loopback one front is enough, and a second node on this machine could not have the port as well
+        proxy_location="HeadOnly" if _is_loopback_host(settings.host) else "EveryNode",
         http_options=HTTPOptions(
             host=settings.host,
             port=settings.port,
