@@ -2,19 +2,41 @@
 
 A process of its own, run by this file's name. It waits for the driver's last word on its standard input; without one it
 says what happened. It removes the session's folder and, unless all went well, those of Ray's processes that use it:
-some do not notice the end, others wait a minute for one another.
+some do not notice the end, others wait a minute for one another. Of a scratch folder it waits for the end alone.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 WELL, TOLD = b"well", b"told"  # the driver's last word: it ended as it should, or has said itself why not
 _QUIET = 20  # looks in a row, a tenth of a second apart, that find nothing left
 _LONGEST_S = 60
+
+
+@contextmanager
+def scratch(prefix: str, parent: str | None = None) -> Iterator[str]:
+    """A temporary folder for the block, gone also where this process is killed inside it.
+
+    Args:
+        parent: where to make it; None: the usual place.
+    """
+    folder = tempfile.mkdtemp(prefix=prefix, dir=parent)
+    command = [sys.executable, "-IS", __file__, folder]
+    kept = subprocess.Popen(  # nosec B603 # our own file, no shell
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        yield folder
+    finally:
+        kept.communicate()
 
 
 def keep(folder: str, word: str) -> None:
@@ -54,5 +76,17 @@ def _end_processes(folder: str) -> int:
     return found
 
 
+def _wait(folder: str) -> None:
+    """Until whoever holds the other end of the standard input is gone; then remove the folder."""
+    sys.stdin.buffer.read()
+    deadline = time.monotonic() + _LONGEST_S
+    while os.path.exists(folder) and time.monotonic() < deadline:
+        shutil.rmtree(folder, ignore_errors=True)  # again, while a process that outlives ours still writes there
+        time.sleep(0.1 if os.path.exists(folder) else 0)
+
+
 if __name__ == "__main__":
-    keep(*sys.argv[1:])
+    if len(sys.argv) == 2:
+        _wait(sys.argv[1])
+    else:
+        keep(*sys.argv[1:])

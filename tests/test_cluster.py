@@ -118,6 +118,34 @@ def test_a_session_that_is_killed_says_so_and_leaves_no_folder_or_process(target
         assert os.listdir(folder) == []
 
 
+SCRATCH = """
+import sys
+from pathlib import Path
+from mmray import keeper
+with keeper.scratch("mmray-try-") as folder:
+    Path(folder, "below").mkdir()
+    Path(folder, "below", "file").write_text("something")
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_scratch_folder_goes_with_the_process_that_made_it(killed: bool, tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", SCRATCH]
+    driver = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    assert driver.stdout is not None
+    assert driver.stdout.readline() == b"ready\n"
+    (family,) = psutil.Process(driver.pid).children()
+    assert os.listdir(tmp_path)
+    if killed:
+        driver.kill()
+    driver.communicate()
+    assert psutil.wait_procs([family], timeout=60)[1] == []
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_ray_that_dies_while_it_starts_is_a_resource_error(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 import mmray
-from mmray import cluster, placement, progress
+from mmray import cluster, keeper, placement, progress
 from mmray import config as configuration
 from mmray.config import Config
 from mmray.errors import ConfigError, ResourceError, WorkspaceError
@@ -123,7 +122,7 @@ def publish_rows(config: Config, run: LoadedRun, metadata: pa.Table) -> IndexSum
     there = _published(workspace, manifest.version)
     reused = metadata.num_rows
     if there is None:
-        with tempfile.TemporaryDirectory(prefix="mmray-index-") as scratch:
+        with keeper.scratch("mmray-index-") as scratch:
             vectors, segment_files, reused = _gather(config, run, manifest, metadata, Path(scratch))
             manifest = store.publish(workspace, manifest, vectors, metadata, segment_files)
     else:

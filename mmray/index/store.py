@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from mmray import keeper
 from mmray.config import Index, from_dict
 from mmray.errors import ConfigError, WorkspaceError
 from mmray.index import faiss_index, milvus_index, recall, segments
@@ -100,7 +101,7 @@ def publish(
     folder = ("index", manifest.version)
     settings = settings_of(manifest)
     files: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="mmray-index-") as scratch:
+    with keeper.scratch("mmray-index-") as scratch:
         places = {modality: Path(scratch) / f"vectors-{modality}.faiss" for modality in vectors}
         for modality, vector_NE in vectors.items():
             if settings.backend == "milvus":

@@ -8,7 +8,6 @@ import logging
 import secrets
 import signal
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from mmray import cluster, placement
+from mmray import cluster, keeper, placement
 from mmray.config import Config
 from mmray.errors import ConfigError, ResourceError
 from mmray.index import store
@@ -82,7 +81,7 @@ def running(config: Config, key: str | None = None) -> Iterator[Endpoint]:
     check(config, key)
     _refuse_taken(config.serve.host, config.serve.port)
     with (
-        tempfile.TemporaryDirectory(prefix="mms-", dir=front.short_folder()) as folder,
+        keeper.scratch("mms-", front.short_folder()) as folder,
         cluster.environment(front.settings(folder, config.serve.request_timeout_s)),
         cluster.session(config.cluster),
     ):

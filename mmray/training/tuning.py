@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from mmray import cluster, placement
+from mmray import cluster, keeper, placement
 from mmray.config import Config
 from mmray.errors import ResourceError
 from mmray.placement import Want
@@ -24,11 +22,8 @@ def folder() -> Iterator[str]:
     """Where Tune keeps its own books, which nobody reads again: what a sweep goes on from is its rows."""
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints a banner at any verbosity
-    made = tempfile.mkdtemp(prefix="mmray-tune-")
-    try:
+    with keeper.scratch("mmray-tune-") as made:
         yield made
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
 def run(
