@@ -34,7 +34,6 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "1",
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",  # else Ray tells its makers of every session that lasts a minute
     "RAY_ENABLE_AUTO_CONNECT": "0",  # what Ray Data still asks of a session that broke would start another Ray
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # of Ray Data's own actors; ours are raised where a result is taken
     # else ray.init waits for as many workers as cores, and for ever where one dies while it starts (ray issue 40131)
