@@ -371,7 +371,7 @@ def _watched(fit: Callable[[], Any], settings: Config, want: Want, patience: flo
         try:
             lacks = placement.missing([want], cluster.nodes()) is not None
         except Exception:  # Ray itself is going, and the fit will say so
-            continue
+            lacks = False
         lacking_since = (lacking_since or time.monotonic()) if lacks else None
         if lacking_since is not None and time.monotonic() - lacking_since > patience:
             cluster.require_room(
