@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -71,8 +72,8 @@ def submitted(there: Loopback, single: Config, workspace: Path, stage: str, *mor
 @pytest.fixture(scope="module")
 def on_three(
     there: Loopback, single: Config, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Config, set[str], str]]:
-    """The workspace that the five jobs left, the nodes on which training workers were seen, and the endpoint."""
+) -> tuple[Config, set[str], list[list[Any]]]:
+    """The workspace that the five jobs left, the nodes on which training workers were seen, the endpoint's answer."""
     workspace = tmp_path_factory.mktemp("three") / "ws"
     seen: set[str] = set()
     over = threading.Event()
@@ -93,18 +94,26 @@ def on_three(
                 watcher.join()
     port = loopback.free_port()
     submitted(there, single, workspace, "serve", "--set", f"serve.port={port}", "--key", faults.KEY)
-    yield config.laid_over(single, {"workspace": str(workspace)}), seen, f"http://127.0.0.1:{port}"
-    there.stop_serving()
+    asked = {"recording_id": first_recording(single), "target": "audio", "top_k": "5"}
+    url = f"http://127.0.0.1:{port}/v1/search"
+    answer = httpx.post(url, data=asked, headers={"X-API-Key": faults.KEY}, timeout=60).raise_for_status().json()
+    there.stop_serving()  # a replica takes the room that a training worker needs
+    told = [[match["recording_id"], match["score"]] for match in answer["matches"]]
+    return config.laid_over(single, {"workspace": str(workspace)}), seen, told
 
 
-def test_two_training_workers_stood_on_two_nodes(on_three: tuple[Config, set[str], str]) -> None:
+def first_recording(settings: Config) -> str:
+    return min(Retriever.open(Workspace(settings.workspace)).index.place)
+
+
+def test_two_training_workers_stood_on_two_nodes(on_three: tuple[Config, set[str], list[list[Any]]]) -> None:
     _, seen, _ = on_three
     assert seen == {"n1", "n2"}
 
 
 @pytest.mark.parametrize("stage", ["prepare", "train", "sweep", "index"])
 def test_a_job_on_three_nodes_leaves_what_one_node_leaves(
-    on_three: tuple[Config, set[str], str], single: Config, stage: str
+    on_three: tuple[Config, set[str], list[list[Any]]], single: Config, stage: str
 ) -> None:
     settings, _, _ = on_three
     wanted = stages.contents(stage, single)
@@ -113,14 +122,12 @@ def test_a_job_on_three_nodes_leaves_what_one_node_leaves(
 
 
 def test_the_endpoint_on_three_nodes_answers_as_one_process(
-    on_three: tuple[Config, set[str], str], single: Config
+    on_three: tuple[Config, set[str], list[list[Any]]], single: Config
 ) -> None:
-    _, _, url = on_three
+    _, _, told = on_three
     retriever = Retriever.open(Workspace(single.workspace))
-    asked = {"recording_id": min(retriever.index.place), "target": "audio", "top_k": "5"}
-    answer = httpx.post(f"{url}/v1/search", data=asked, headers={"X-API-Key": faults.KEY}, timeout=60)
-    told = [[match["recording_id"], match["score"]] for match in answer.raise_for_status().json()["matches"]]
-    here = retriever.search_recording(asked["recording_id"], "audio", 5).matches
+    here = retriever.search_recording(first_recording(single), "audio", 5).matches
+    assert len(here) == 5
     assert stages.distance([[match.recording_id, match.score] for match in here], told) <= stages.TOLERANCE
 
 
