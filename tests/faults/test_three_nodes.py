@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,17 +133,18 @@ def test_the_endpoint_on_three_nodes_answers_as_one_process(
 
 
 @pytest.fixture(scope="module")
-def undisturbed(single: Config, tmp_path_factory: pytest.TempPathFactory) -> faults.Undisturbed:
+def undisturbed(single: Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[faults.Undisturbed]:
     folder = Path(single.workspace).parent
     bare = tmp_path_factory.mktemp("bare")
     shutil.copy(folder / "prepared" / "recordings.parquet", bare)
-    return faults.Undisturbed(
-        tmp_path_factory.mktemp("f"),
-        single,
-        before={"prepare": bare, "train": folder / "prepared"},
-        whole={stage: stages.contents(stage, single) for stage in ("prepare", "train")},
-        runs={(stage, True): faults.Run() for stage in ("prepare", "train")},
-    )
+    with tempfile.TemporaryDirectory(prefix="mmf-") as short:  # Ray's sockets lie below
+        yield faults.Undisturbed(
+            Path(short),
+            single,
+            before={"prepare": bare, "train": folder / "prepared"},
+            whole={stage: stages.contents(stage, single) for stage in ("prepare", "train")},
+            runs={(stage, True): faults.Run() for stage in ("prepare", "train")},
+        )
 
 
 def assert_mended(fault: faults.Fault) -> None:
