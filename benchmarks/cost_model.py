@@ -315,7 +315,7 @@ def _indexing(laws: Mapping[str, Law], size: Size, days: float, kind: Nodes) -> 
 
 
 def main(arguments: list[str]) -> int:
-    """Print the plan of every size asked for."""
+    """Print the laws, and the plan of every size asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cost_model", description=__doc__)
     parser.add_argument("fitted", help="what `python -m benchmarks scaling --json` printed")
     parser.add_argument("--subjects", type=float, nargs="+", default=[1e3, 1e5, 1e7])
@@ -325,25 +325,43 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--spot-life-h", type=float, default=24.0, help="mean hours until a spot node is taken away")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
-    told = json.loads(Path(options.fitted).read_text().splitlines()[-1])["detail"]
-    laws = {name: Law(**law) for name, law in told["laws"].items()}
+    whole = json.loads(Path(options.fitted).read_text().splitlines()[-1])
+    laws = {name: Law(**law) for name, law in whole["detail"]["laws"].items()}
     kind = Nodes(options.cores, life_h=options.spot_life_h, price=options.price)
-    found = {f"{n:g}": plan(laws, told["facts"], n, options.days, kind) for n in options.subjects}
+    found = {f"{n:g}": plan(laws, whole["detail"]["facts"], n, options.days, kind) for n in options.subjects}
     if options.json:
         print(json.dumps({size: [asdict(need) for need in needs] for size, needs in found.items()}))
         return 0
+    print(_table(("cost", "law", "held out", "predicted", "measured", "off"), _law_rows(whole, laws)))
     head = ("subjects", "stage", "core-hours", "nodes", "hours", "price", "bytes", "bound by")
-    print("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
-    for size, needs in found.items():
-        for need in needs:
-            print(_row(size, need))
+    print("\n" + _table(head, [_row(size, need) for size, needs in found.items() for need in needs]))
     return 0
 
 
-def _row(size: str, need: Need) -> str:
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _law_rows(whole: Mapping[str, Any], laws: Mapping[str, Law]) -> list[list[str]]:
+    rows = []
+    for name, law in laws.items():
+        figure = whole["figures"][f"{name}, error at the held-out size"]
+        told = figure["detail"]
+        terms = [f"{value:.3g} a {term}" for term, value in law.coefficients.items() if value and term != "once"]
+        once = [f"{law.coefficients['once']:.3g}"] if law.coefficients.get("once") else []
+        held = ", ".join(f"{value:,.4g} {quantity.replace('_', ' ')}" for quantity, value in told["held_out"].items())
+        verdict = f"{100 * figure['value']:.0f} %" + ("" if figure["met"] else ", missed")
+        rows.append(
+            [name, " + ".join([*once, *terms]), held, f"{told['predicted']:.4g}", f"{told['measured']:.4g}", verdict]
+        )
+    return rows
+
+
+def _row(size: str, need: Need) -> list[str]:
     nodes = "none is enough" if need.nodes is None else f"{need.nodes:,}"
     cells = [f"{need.core_hours:,.3g}", nodes, f"{need.hours:,.3g}", f"{need.price:,.4g}", _bytes(need.bytes)]
-    return f"| {size} | {need.stage} | " + " | ".join(cells) + f" | {need.bound} |"
+    return [size, need.stage, *cells, need.bound]
 
 
 def _bytes(count: float) -> str:

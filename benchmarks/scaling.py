@@ -201,7 +201,7 @@ def _bytes(folder: Path) -> float:
 
 def _train(outcome: Outcome, laws: dict[str, Law], facts: dict[str, float], quick: bool) -> None:
     """Epochs of the product's fit, and what two workers make of one."""
-    counts, rounds = ((40, 80, 160, 320), 2) if quick else ((100, 200, 300, 400, 600, 1000), 3)
+    counts, rounds = ((40, 80, 160, 320), 2) if quick else ((100, 200, 300, 400, 600, 1000), 2)
     with ExitStack() as stack, progress.bar("scaling: fits start", len(counts) + 1) as advance:
         fits = []
         for count in counts:
@@ -217,7 +217,7 @@ def _train(outcome: Outcome, laws: dict[str, Law], facts: dict[str, float], quic
     facts["serial_share"] = round(min(1.0, max(0.0, 2 * two_s / seconds[-2] - 1)), 4)
     model = registry.build(config.Model(), SHAPES, classes=2)
     facts["gradient_bytes"] = float(sum(4 * parameter.numel() for parameter in model.parameters()))
-    larger = (100, 200, 300) if quick else (500, 1000, 1500, 2500)  # below, a step's arrays hide the subjects'
+    larger = (100, 200, 300) if quick else (500, 1000, 1500, 2000)  # below, a step's arrays hide the subjects'
     held = [_peak_bytes(count) for count in larger]
     sizes = [{"subjects": float(count)} for count in larger]
     _held_out(outcome, laws, "train: bytes of a worker", ("once", "subject"), sizes, held)
@@ -241,7 +241,7 @@ def _index(outcome: Outcome, laws: dict[str, Law], quick: bool) -> None:
     seconds = _in_turn("embedding", works, rounds)
     sizes: Sizes = [{"segments": float(len(part))} for part in parts]
     _held_out(outcome, laws, "index: seconds of embedding", ("once", "segment"), sizes, seconds, rounds=rounds)
-    rows = (2_000, 4_000, 8_000, 16_000) if quick else (25_000, 50_000, 100_000, 200_000, 400_000)
+    rows = (2_000, 4_000, 8_000, 16_000) if quick else (25_000, 50_000, 100_000, 300_000)
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder, f"{count}") for count in rows]
         built = [partial(_built, count, path) for count, path in zip(rows, paths, strict=True)]

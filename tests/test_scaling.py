@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from benchmarks import cost_model
 from benchmarks.cost_model import Law, Link, Nodes, Study, epoch_s, fit, plan, simulate
 
+DOCS = Path(__file__).parents[1] / "docs"
 STEADY = Nodes(cores=4, start_s=60.0)
 
 
@@ -145,12 +146,28 @@ def test_a_study_like_modma_has_its_hours() -> None:
     assert size["tasks"] == 53 * (1 + math.ceil(29 / 8))
 
 
-def test_the_command_prints_a_row_a_stage_and_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told: dict[str, Any] = {"detail": {"laws": cost_model.as_json(LAWS), "facts": FACTS}}
+def fitted() -> dict[str, Any]:
+    """As `python -m benchmarks scaling --json` prints it."""
+    figure = {"value": 0.1, "met": True, "detail": {"predicted": 1.1, "measured": 1.0, "held_out": {"subjects": 5.0}}}
+    figures = {f"{name}, error at the held-out size": figure for name in LAWS}
+    return {"figures": figures, "detail": {"laws": cost_model.as_json(LAWS), "facts": FACTS}}
+
+
+def test_the_command_prints_a_row_a_law_and_a_row_a_stage_and_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "scaling.json"
-    path.write_text(json.dumps(told))
+    path.write_text(json.dumps(fitted()))
     assert cost_model.main([str(path), "--subjects", "1000", "2000", "--price", "2"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(" | ")[1] for line in lines[2:]] == 2 * ["prepare", "train", "index"]
+    laws, plans = capsys.readouterr().out.split("\n\n")
+    assert [line.split(" | ")[0].removeprefix("| ") for line in laws.splitlines()[2:]] == list(LAWS)
+    assert [line.split(" | ")[1] for line in plans.splitlines()[2:]] == 2 * ["prepare", "train", "index"]
     assert cost_model.main([str(path), "--subjects", "1000", "--json"]) == 0
     assert set(json.loads(capsys.readouterr().out)) == {"1000"}
+
+
+def test_the_tables_of_the_page_are_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cost_model.main([str(DOCS / "scaling.json")]) == 0
+    page = (DOCS / "scaling.md").read_text()
+    for table in capsys.readouterr().out.strip().split("\n\n"):
+        assert table in page
