@@ -34,6 +34,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from benchmarks.harness import Figure, Outcome
+from benchmarks.loopback import free_port
 from mmray import config, progress
 from mmray.config import Config
 from mmray.features import pipeline
@@ -182,7 +183,7 @@ def _request(vector_E: NDArray[np.float32]) -> bytes:
 
 @contextmanager
 def _plain(vectors: Path) -> Iterator[int]:
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "benchmarks.plain_serve", str(vectors), str(EF), str(port)]
     process = subprocess.Popen(command)
     try:
@@ -199,12 +200,6 @@ def _plain(vectors: Path) -> Iterator[int]:
     finally:
         process.kill()
         process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _index(rows: int) -> Path:
@@ -246,7 +241,7 @@ def _workspace(folder: str, rows: int, vectors: Path) -> Config:
             "split": {"folds": 3, "validation_fraction": 0.4},
             "model": {"name": "gcn", "embedding": WIDTH},
             "train": {"epochs": 1, "passes": 1},
-            "serve": {"port": _free_port(), "max_ongoing_requests": 64, "max_queued_requests": 64},
+            "serve": {"port": free_port(), "max_ongoing_requests": 64, "max_queued_requests": 64},
         }
     )
     synthetic.generate(settings.study.root, settings.synth, settings.seed, settings.cluster)

@@ -206,7 +206,7 @@ def require_room(config: Cluster, stage: str, *wants: Want, setting: str, beside
 
 
 def _ask_for(wants: Sequence[Want]) -> None:
-    """Tell the autoscaler, where there is one, what nodes must hold; nothing takes the word back."""
+    """Tell the autoscaler, where there is one, what nodes must hold; an empty sequence takes the word back."""
     from ray.autoscaler.sdk import request_resources
 
     each = [want for want in wants for _ in range(want.count)]

@@ -8,7 +8,6 @@ import secrets
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import psutil
 import pytest
 import yaml
 
+from benchmarks.loopback import free_port
 from mmray import config as configuration
 from mmray.serving import keys
 from mmray.storage import Workspace
@@ -32,12 +32,6 @@ REPOSITORY = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 DEADLINE_S = 240
 KEY = "a key of the test alone"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any
 import httpx
 import psutil
 
+from benchmarks.loopback import free_port
 from mmray import config as configuration
 from mmray.config import Config, from_dict
 
@@ -86,12 +86,6 @@ class Served:
         """All that this Ray session, HAProxy and the process itself have written."""
         files = [path for path in self.scratch.rglob("*") if path.is_file() and "logs" in path.parts]
         return self.output.read_text() + "".join(path.read_text(errors="replace") for path in files)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
