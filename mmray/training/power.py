@@ -224,6 +224,7 @@ def _fit_all(
         )
 
 
+@tuning.fit
 def _fit(
     at: dict[str, int],
     root: str,

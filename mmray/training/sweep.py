@@ -108,7 +108,7 @@ def sweep(settings: Config) -> SweepSummary:
     """Run what is missing of the grid, then pool it into sweeps/<id>/.
 
     Raises:
-        WorkspaceError: features, recordings or split are missing or damaged.
+        WorkspaceError: features, recordings or split are missing or damaged, or a result cannot be written.
         ConfigError: a variant's settings do not exist, there is no such fold, the study pairs trials or windows, or
             train.num_workers is a range.
         ResourceError: there is no room for one fit, or fits ended without a result; the same command goes on with them.
@@ -282,6 +282,7 @@ def _fit_all(workspace: Workspace, settings: Config, plan: Plan, missing: list[S
             )
 
 
+@tuning.fit
 def _trial(
     at: dict[str, int],
     specs: list[tuple[str, str, dict[str, Any], tuple[float, ...]]],

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ParamSpec
 
 from mmray import cluster, keeper, placement
 from mmray.config import Config
-from mmray.errors import ResourceError
+from mmray.errors import ResourceError, WorkspaceError
 from mmray.placement import Want
 from mmray.training.trainer import group_want
 
 NEXT_TO_NOTHING = 0.01  # Tune refuses a trial that asks for nothing
 MAX_FAILURES = 3  # deaths of a fit's process; one that the settings doom is a row with its reason instead
+_P = ParamSpec("_P")
+_DOOM = "doom"  # of a result that is no result: why no other fit would leave one either
+
+
+def fit(function: Callable[_P, None]) -> Callable[_P, None]:
+    """A fit whose workspace fails it, as a full disk does, ends the run in place of being tried again."""
+
+    @functools.wraps(function)
+    def told(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        from ray import tune
+
+        try:
+            function(*args, **kwargs)
+        except WorkspaceError as error:
+            tune.report({_DOOM: str(error)})
+
+    return told
 
 
 @contextmanager
@@ -41,7 +59,7 @@ def run(
     A fit has one CPU; one that stands on workers has none itself, and its workers take theirs.
 
     Args:
-        fit: a function trainable.
+        fit: a function trainable, made by `fit` where it writes to the workspace.
         space: Tune's param_space.
         folder: from `folder`.
         ended: called here with what a fit reported last, as each ends.
@@ -50,12 +68,25 @@ def run(
 
     Raises:
         ResourceError: the cluster has no room for one fit.
+        WorkspaceError: of the first fit that met one.
     """
     from ray import tune
 
+    doom = ""
+
     class _Ended(tune.Callback):
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            ended(trial.last_result or {})
+            if not doom:
+                ended(trial.last_result or {})
+
+    class _Doomed(tune.Stopper):
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+            nonlocal doom
+            doom = doom or result.get(_DOOM, "")
+            return bool(doom)
+
+        def stop_all(self) -> bool:
+            return bool(doom)
 
     memory = int(settings.cluster.worker_gib * (1 << 30))
     want = group_want(settings) if in_groups else Want(cpus=1, memory_bytes=memory)
@@ -70,7 +101,7 @@ def run(
     if not in_groups:
         at_once = min(at_once, cluster.cores(settings.cluster))
     own = {"CPU": NEXT_TO_NOTHING} if in_groups else want.resources()
-    return tune.Tuner(
+    found = tune.Tuner(
         tune.with_resources(fit, tune.PlacementGroupFactory([own])),
         param_space=space,
         tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=at_once, **how),
@@ -79,8 +110,12 @@ def run(
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
             callbacks=[_Ended()],
+            stop=_Doomed(),
         ),
     ).fit()
+    if doom:
+        raise WorkspaceError(doom)
+    return found
 
 
 def run_all(
@@ -100,6 +135,7 @@ def run_all(
 
     Raises:
         ResourceError: some fits never left a result, or somebody stopped the run.
+        As `run_some`.
     """
     for _ in range(1 + MAX_FAILURES):
         found = run_some([position for position, name in enumerate(names) if name not in kept()])

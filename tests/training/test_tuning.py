@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from mmray.errors import ResourceError
+from mmray import cluster, config
+from mmray.errors import ResourceError, WorkspaceError
 from mmray.training import tuning
 
 NAMES = ["a", "b", "c"]
@@ -46,3 +49,26 @@ def test_a_run_that_was_stopped_by_hand_is_not_started_again():
     with pytest.raises(ResourceError, match="it was stopped"):
         run({"a"}, [(set(), [])], asked)
     assert asked == [[1, 2]]
+
+
+@tuning.fit
+def without_room(at: dict[str, int], tries: str) -> None:
+    (Path(tries) / f"{at['position']}-{len(list(Path(tries).iterdir()))}").touch()
+    raise WorkspaceError("workspace: no space left; make room")
+
+
+def test_a_full_disk_ends_the_run_in_its_own_words_and_no_fit_is_tried_twice(tmp_path: Path) -> None:
+    from ray import tune
+
+    told: list[Any] = []
+    settings = config.from_dict({"workspace": str(tmp_path)})
+    tries = tmp_path / "tries"
+    tries.mkdir()
+    with cluster.session(settings.cluster), tuning.folder() as folder:
+        fit = tune.with_parameters(without_room, tries=str(tries))
+        with pytest.raises(WorkspaceError, match="no space left; make room"):
+            tuning.run(fit, {"position": tune.grid_search(list(range(6)))}, settings, folder, told.append)
+    tried = [path.name.split("-")[0] for path in tries.iterdir()]
+    assert 1 <= len(tried) < 6
+    assert len(set(tried)) == len(tried)
+    assert told == []
