@@ -37,6 +37,11 @@ _HOST, _APART = "10.213.47.1", "10.213.47.2"
 _FIRST = 10  # node n of the others has the address 127.0.0.(10 + n)
 # a node that answers nothing for some twenty seconds is lost; Ray's own half minute is for real networks
 _NOTICED = {"health_check_period_ms": 1000, "health_check_timeout_ms": 5000, "health_check_failure_threshold": 3}
+# as in cluster.yaml: an answer that a node owed when it was cut off is given up after a minute, in place of seven
+_KEPT_ALIVE = {
+    "RAY_grpc_client_keepalive_time_ms": "30000",
+    "RAY_grpc_client_keepalive_timeout_ms": "30000",
+}
 
 
 @dataclass(frozen=True)
@@ -275,6 +280,7 @@ def cluster(workers: int = 2, *, head_cpus: int = 0, apart: bool = False) -> Ite
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        **_KEPT_ALIVE,
     }
     here = Loopback(f"{host}:{gcs}", f"http://127.0.0.1:{dashboard}", environment, folder, host)
     try:

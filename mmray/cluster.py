@@ -187,10 +187,10 @@ def require_room(config: Cluster, stage: str, *wants: Want, setting: str, beside
     end = time.monotonic() + config.wait_s
     asked = False
     while (found := placement.missing(wants, nodes(), beside_cpus)) is not None:
+        want, held = found
         if time.monotonic() >= end:
             if asked:
                 _ask_for(())
-            want, held = found
             elsewhere = placement.room(replace(want, where=placement.ANYWHERE), nodes(), beside_cpus) - held
             raise ResourceError(
                 f"{stage}: {want.describe()}, and the nodes that are up hold {held}"
@@ -200,6 +200,8 @@ def require_room(config: Cluster, stage: str, *wants: Want, setting: str, beside
         if not asked:
             _ask_for(wants)
             asked = True
+            room = f"{want.describe()}, and {held} would fit; waiting up to {config.wait_s:g} s for more nodes"
+            print(f"{stage}: {room}", file=sys.stderr, flush=True)
         time.sleep(min(_LOOK_S, max(0.0, end - time.monotonic())))
     if asked:
         _ask_for(())

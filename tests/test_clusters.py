@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -181,6 +182,43 @@ def test_every_stage_says_in_one_line_what_a_small_cluster_lacks(
     }
     assert {name for name, part in expected.items() if part not in lines[name][0]} == set(), lines
     assert max(one["seconds"] for one in told.values()) < 60
+
+
+def test_a_stage_that_may_wait_goes_on_when_the_node_that_it_misses_comes(
+    nodes: Loopback, small: Config, tmp_path: Path
+) -> None:
+    workspace = tmp_path / "ws"
+    shutil.copytree(small.workspace, workspace, ignore=shutil.ignore_patterns("index"))
+    over = {"workspace": str(workspace), "cluster.task_cpus": 4, "cluster.wait_s": DEADLINE_S}
+    (tmp_path / "config.yaml").write_text(configuration.to_yaml(configuration.laid_over(small, over)))
+    command = [str(loopback.BIN / "mmray"), "index", "--config", str(tmp_path / "config.yaml")]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, env=nodes.environment, stdout=log, stderr=log)
+    try:
+        while "waiting up to 240 s for more nodes" not in (tmp_path / "log").read_text():
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.1)
+        large = nodes.add("--num-cpus=4")
+        assert process.wait(DEADLINE_S) == 0, (tmp_path / "log").read_text()
+    finally:
+        process.kill()
+        process.wait()
+    nodes.end(large)
+    nodes.wait()
+
+
+def test_no_replica_stands_on_a_spot_node(nodes: Loopback, small: Config, tmp_path: Path) -> None:
+    over = {"cluster.task_cpus": 1, "cluster.spot": "ignore", "serve.replicas": 4, "serve.replicas_max": 4}
+    over |= {"serve.port": loopback.free_port()}
+    (tmp_path / "config.yaml").write_text(configuration.to_yaml(configuration.laid_over(small, over)))
+    for stage in ("index", "serve"):
+        command = [str(loopback.BIN / "mmray"), stage, "--config", str(tmp_path / "config.yaml")]
+        ended = subprocess.run(command, env=nodes.environment, capture_output=True, text=True, timeout=DEADLINE_S)
+        assert ended.returncode == 0, ended.stderr
+    held = [sum("ServeReplica" in title for title in loopback.titles(node)) for node in nodes.workers]
+    nodes.stop_serving()
+    assert held[0] == 0  # the spot node
+    assert sum(held) == 4
 
 
 class Running:

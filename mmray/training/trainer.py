@@ -9,6 +9,7 @@ that anyone reads back.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import threading
 import time
@@ -391,6 +392,7 @@ def _worker(task: dict[str, Any]) -> None:
     import ray.train
     from ray.train.torch import get_device
 
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # the driver tells of each epoch, once
     settings = config.from_dict(task["config"])
     cluster.limit_threads(settings.cluster.worker_cpus)
     torch.set_num_threads(max(1, int(settings.cluster.worker_cpus)))

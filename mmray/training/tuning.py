@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ def folder() -> Iterator[str]:
     """Where Tune keeps its own books, which nobody reads again: what a sweep goes on from is its rows."""
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints a banner at any verbosity
+    logging.getLogger("ray.tune.analysis").setLevel(logging.CRITICAL)  # misses the books that we do without
     with keeper.scratch("mmray-tune-") as made:
         yield made
 

@@ -1,9 +1,16 @@
-"""Four times what it can do: the excess is refused at once, what is taken is answered, and it recovers."""
+"""Four times what it can do: the excess is refused at once, what is taken is answered, and it recovers.
+
+Callers would be other machines. Here they share the replica's cores, so they yield to it, and ask no more often than
+four times what it can answer.
+"""
 
 from __future__ import annotations
 
 import http.client
 import json
+import math
+import os
+import statistics
 import threading
 import time
 from collections import Counter
@@ -18,7 +25,7 @@ from mmray.config import Config
 from tests.serving.served import Served, serving
 
 ONGOING, QUEUED = 2, 2
-SECONDS = 5.0
+SECONDS, ROUNDS = 3.0, 3
 BOUNDARY = "boundary-of-the-test"
 
 
@@ -60,8 +67,10 @@ def upload(config: Config) -> tuple[str, bytes, str]:
     )
 
 
-def pressed(served: Served, question: tuple[str, bytes, str], callers: int, seconds: float = SECONDS) -> Outcome:
-    """Ask from this many connections for a while; who is refused asks again after a moment, as none should."""
+def pressed(
+    served: Served, question: tuple[str, bytes, str], callers: int, seconds: float = SECONDS, rate: float = math.inf
+) -> Outcome:
+    """Ask from this many connections for a while, so many times a second in all; nobody heeds Retry-After."""
     outcome = Outcome()
     path, body, kind = question
     (replica,) = served.replicas()
@@ -69,8 +78,12 @@ def pressed(served: Served, question: tuple[str, bytes, str], callers: int, seco
     lock = threading.Lock()
 
     def call() -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)  # of this thread alone
         connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
-        while time.monotonic() < end:
+        due = time.monotonic()
+        while (now := time.monotonic()) < end:
+            time.sleep(max(0.0, due - now))
+            due = max(due + callers / rate, now)
             try:
                 connection.request("POST", path, body, {"X-API-Key": served.key, "Content-Type": kind})
                 response = connection.getresponse()
@@ -83,8 +96,6 @@ def pressed(served: Served, question: tuple[str, bytes, str], callers: int, seco
                 outcome.statuses[response.status] += 1
                 if response.status == 503 and not response.headers.get("Retry-After"):
                     outcome.no_retry_after += 1
-            if response.status != 200:
-                time.sleep(0.05)
         connection.close()
 
     threads = [threading.Thread(target=call) for _ in range(callers)]
@@ -105,15 +116,22 @@ def test_four_times_the_capacity_is_refused_with_retry_after_and_leaves_no_mark(
     asked = question(config)
     (replica,) = served.replicas()
     pressed(served, asked, ONGOING, 2.0)  # warm
-    alone = pressed(served, asked, ONGOING)
-    over = pressed(served, asked, 4 * (ONGOING + QUEUED))
-    after = pressed(served, asked, ONGOING, 2.0)
-    kept = over.goodput / alone.goodput
-    print(f"{asked[0]}: {alone.goodput:.0f}/s alone, {over.goodput:.0f}/s under {dict(over.statuses)}: {kept:.2f}")
-    assert over.broken == alone.broken == after.broken == []
-    assert set(alone.statuses) == set(after.statuses) == {200}
-    assert {200} <= set(over.statuses) <= {200, 503}  # a fast machine may hold them all
-    assert over.no_retry_after == 0
-    assert kept > 0.5  # of a noisy machine
-    assert over.most_bytes < alone.most_bytes + 300e6
+    pairs = []
+    for _ in range(ROUNDS):  # side by side, for the machine's pace moves
+        alone = pressed(served, asked, ONGOING)
+        pairs.append((alone, pressed(served, asked, 4 * (ONGOING + QUEUED), rate=4 * alone.goodput)))
+    after = pressed(served, asked, ONGOING, 1.0)
+    kept = [over.goodput / alone.goodput for alone, over in pairs]
+    for (alone, over), share in zip(pairs, kept, strict=True):
+        offered = over.statuses.total() / over.seconds / alone.goodput
+        told = f"{over.goodput:.0f}/s under {offered:.1f} x ({dict(over.statuses)}): {share:.2f}"
+        print(f"{asked[0]}: {alone.goodput:.0f}/s alone, {told}")
+    print(f"{asked[0]}: goodput, median: {statistics.median(kept):.2f} of capacity")
+    for alone, over in [*pairs, (after, after)]:
+        assert alone.broken == over.broken == []
+        assert set(alone.statuses) == {200}
+        assert {200} <= set(over.statuses) <= {200, 503}  # a fast machine may hold them all
+        assert over.no_retry_after == 0
+        assert over.most_bytes < pairs[0][0].most_bytes + 300e6
+    assert statistics.median(kept) > 0.5  # of a noisy machine
     assert served.replicas() == [psutil.Process(replica.pid)]
