@@ -204,6 +204,18 @@ class Workspace:
         if self.exists(*parts):
             self.filesystem.delete_dir(self.path(*parts))
 
+    @contextmanager
+    def tidied(self, *parts: str) -> Iterator[None]:
+        """For a stage's block: what killed writers left in its folder goes, theirs of before and theirs of the block.
+
+        Before as well, since a full disk may be full of them.
+        """
+        self.delete_partials(*parts)
+        try:
+            yield
+        finally:
+            self.delete_partials(*parts)
+
     def delete_partials(self, *parts: str, older_than_s: float = 3600.0) -> None:
         """Remove what a killed writer left in a folder: of this machine's writers at once, else when it is old."""
         if not self.is_local:

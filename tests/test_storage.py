@@ -11,6 +11,7 @@ import pytest
 
 from mmray.errors import WorkspaceError
 from mmray.storage import Workspace, is_uri
+from tests.half_written import half_written, leave_half
 
 
 def test_a_file_reads_back_what_was_written(tmp_path: Path) -> None:
@@ -149,15 +150,27 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> No
 
 
 def test_what_a_killed_writer_of_this_machine_left_is_removed_at_once(tmp_path: Path) -> None:
-    dying = (
-        "import os, signal, sys\nfrom mmray.storage import Workspace\n"
-        "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "Workspace(sys.argv[1]).write_bytes(b'half', 'f')\n"
-    )
-    subprocess.run([sys.executable, "-c", dying, str(tmp_path)], check=False)
-    assert len(os.listdir(tmp_path)) == 1
+    leave_half(tmp_path)
     Workspace(str(tmp_path)).delete_partials()
     assert os.listdir(tmp_path) == []
+
+
+def test_a_tidied_folder_loses_what_killed_writers_left_before_a_block_and_in_it(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "other").mkdir()
+    leave_half(tmp_path / "mine")
+    leave_half(tmp_path / "other")
+
+    def block() -> None:
+        with Workspace(str(tmp_path)).tidied("mine"):
+            assert not half_written(tmp_path / "mine")
+            leave_half(tmp_path / "mine")
+            raise ZeroDivisionError  # also where the block fails
+
+    with pytest.raises(ZeroDivisionError):
+        block()
+    assert not half_written(tmp_path / "mine")
+    assert half_written(tmp_path / "other")
 
 
 def test_what_a_writer_at_work_or_one_elsewhere_has_begun_stays(

@@ -94,19 +94,18 @@ def prepare(config: Config, strict: bool = False) -> PrepareSummary:
     if config.features.pairing == "window":
         _require_one_a_trial(recordings)
     key = digest(config.features)
-    workspace.delete_partials("features", key)  # of a run that was killed: the disk may be full of them
     origin = publishing.provenance(config.features, recordings)
     refused = publishing.refused(workspace, key, origin)
     outcomes: dict[str, Outcome] = {}
-    with cluster.session(config.cluster), progress.bar("prepare", len(recordings)) as advance:
-        for outcome in _run(recordings, config, key, refused):
-            if outcome.status == "stopped":
-                raise _STOPS.get(outcome.exit_code, MmrayError)(outcome.reason)
-            outcomes[outcome.recording_id] = outcome
-            advance(note=outcome.recording_id)
-    publishing.refuse_copies(recordings, outcomes)
-    publishing.publish(workspace, key, recordings, outcomes, origin)
-    workspace.delete_partials("features", key)  # of workers that were killed in this one
+    with workspace.tidied("features", key):
+        with cluster.session(config.cluster), progress.bar("prepare", len(recordings)) as advance:
+            for outcome in _run(recordings, config, key, refused):
+                if outcome.status == "stopped":
+                    raise _STOPS.get(outcome.exit_code, MmrayError)(outcome.reason)
+                outcomes[outcome.recording_id] = outcome
+                advance(note=outcome.recording_id)
+        publishing.refuse_copies(recordings, outcomes)
+        publishing.publish(workspace, key, recordings, outcomes, origin)
     summary = _summarise(key, recordings, outcomes)
     listed = "\n".join(f"  {reason}" for _, reason in summary.reasons[:_MOST_REASONS])
     if not sum(summary.segments.values()):

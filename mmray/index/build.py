@@ -122,7 +122,7 @@ def publish_rows(config: Config, run: LoadedRun, metadata: pa.Table) -> IndexSum
     there = _published(workspace, manifest.version)
     reused = metadata.num_rows
     if there is None:
-        with keeper.scratch("mmray-index-") as scratch:
+        with workspace.tidied("index"), keeper.scratch("mmray-index-") as scratch:
             vectors, segment_files, reused = _gather(config, run, manifest, metadata, Path(scratch))
             manifest = store.publish(workspace, manifest, vectors, metadata, segment_files)
     else:

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -129,6 +129,7 @@ def _announce(endpoint: Endpoint, given: str | None, end: str) -> None:
 def deploy(config: Config, key: str | None) -> Endpoint:
     """Put the application on the session's Ray, replacing one that is there, and wait until it answers."""
     from ray import serve as ray_serve
+    from ray.exceptions import RayActorError
     from ray.serve.config import HTTPOptions
     from ray.serve.exceptions import RayServeException
 
@@ -137,19 +138,18 @@ def deploy(config: Config, key: str | None) -> Endpoint:
     settings = config.serve
     _refuse_far_replicas(settings.host)
     cluster.require_room(config.cluster, "serve", _want(config), setting="serve.replicas")
-    ray_serve.start(
-        # on loopback one front is enough, and a second node on this machine could not have the port as well
-        proxy_location="HeadOnly" if _is_loopback_host(settings.host) else "EveryNode",
-        http_options=HTTPOptions(
-            host=settings.host,
-            port=settings.port,
-            request_timeout_s=settings.request_timeout_s + 5,  # the guard's own limit comes first and says more
-        ),
-        logging_config=_LOGGING,
+    http_options = HTTPOptions(
+        host=settings.host,
+        port=settings.port,
+        request_timeout_s=settings.request_timeout_s + 5,  # the guard's own limit comes first and says more
     )
+    # on loopback one front is enough, and a second node on this machine could not have the port as well
+    fronts = "HeadOnly" if _is_loopback_host(settings.host) else "EveryNode"
+    with suppress(RayActorError):  # of a front that was killed as it started: Serve's controller makes another
+        ray_serve.start(proxy_location=fronts, http_options=http_options, logging_config=_LOGGING)
     try:
         ray_serve.run(application_of(config, keys.digest(key)), name=_NAME, route_prefix="/", logging_config=_LOGGING)
-    except (RuntimeError, RayServeException) as error:
+    except (RuntimeError, RayServeException, RayActorError) as error:
         raise ResourceError(
             "serve: no replica started; see the Serve log of this Ray session, and `mmray doctor` for memory and "
             f"cores ({str(error).splitlines()[0]})"

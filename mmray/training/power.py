@@ -117,7 +117,7 @@ def power(settings: Config) -> PowerSummary:
     place = ("power", power_id)
     workspace.write_text(config.to_yaml(settings), *place, "config.yaml")
     asked = list(_studies(settings, power_id))
-    with cluster.session(settings.cluster):
+    with workspace.tidied(*place), cluster.session(settings.cluster):
         for one in asked:
             _fit_study(workspace, settings, power_id, one)
     table = pa.concat_tables([workspace.read_table(*place, "fits", name) for name in _names(settings)])

@@ -123,10 +123,11 @@ def sweep(settings: Config) -> SweepSummary:
     trials.write_plan(workspace, plan)
     there = trials.finished(workspace, plan.sweep_id)
     missing = [spec for spec in specs if spec.trial_id not in there]
-    if missing:
-        _fit_all(workspace, settings, plan, missing, len(there))
-    if settings.sweep.search.samples:
-        search.search(workspace, settings, plan.sweep_id)
+    with workspace.tidied(*place):
+        if missing:
+            _fit_all(workspace, settings, plan, missing, len(there))
+        if settings.sweep.search.samples:
+            search.search(workspace, settings, plan.sweep_id)
     summary = summarise(workspace, settings, plan)
     workspace.write_json(asdict(summary), *place, "summary.json")
     flat = [

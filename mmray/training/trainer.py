@@ -109,7 +109,7 @@ def train(settings: Config) -> RunSummary:
     run_id = run_name(workspace, settings)
     trained = not workspace.exists("runs", run_id, MODEL)
     if trained:
-        with _threads(settings):
+        with workspace.tidied("runs", run_id), _threads(settings):
             segments = segments_of(workspace, settings, fold)
             structure.prepare(settings, segments)
             state = fit_run(workspace, settings, run_id, segments, fold)

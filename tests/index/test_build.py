@@ -20,6 +20,7 @@ from mmray.index.build import IndexSummary, build_index
 from mmray.storage import Workspace
 from mmray.training.checkpoint import LoadedRun, load_run, newest_run
 from tests.embedding import embedded
+from tests.half_written import half_written, leave_half
 from tests.small_run import RUN, SUBJECTS, built_once, make_run
 
 
@@ -185,7 +186,9 @@ def test_only_new_and_changed_recordings_are_embedded_and_the_files_equal_those_
         return real(config, run, items)
 
     monkeypatch.setattr(build, "_embedded", spy)
+    leave_half(Path(workspace.path("index")))
     grown = build_index(config)
+    assert not half_written(workspace.root)
     assert sorted(embedded_ids) == ["s2-audio-1", "s3-audio-1", "s5-eeg-1"]
     assert (grown.reused, grown.counts) == (14, {"audio": 11, "eeg": 6})
     manifest = store.open_index(workspace).manifest

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from mmray.config import Config, from_dict
 from mmray.errors import ConfigError, ResourceError, WorkspaceError
 from mmray.serving import app
 from mmray.serving.retriever import search
-from tests.serving.served import Served
+from tests.serving.served import Served, serving
 
 MEGABYTE = 10**6
 
@@ -210,6 +213,30 @@ def test_a_short_key_a_taken_port_and_a_missing_index_are_said_before_ray_starts
         taken = from_dict({**config.model_dump(), "serve": {"port": other.getsockname()[1]}})
         with pytest.raises(ResourceError, match=r"serve\.port"), app.running(taken):
             pass
+
+
+@pytest.mark.parametrize("name", ["ray::HAProxyManager", "ray::SERVE_PROXY_ACTOR"])
+def test_a_front_that_is_killed_as_it_starts_is_made_anew(config: Config, tmp_path: Path, name: str) -> None:
+    began, killed = time.time(), threading.Event()
+
+    def kill() -> None:
+        while not killed.wait(0.02):
+            for process in psutil.process_iter(["create_time", "cmdline"]):
+                words = process.info["cmdline"] or [""]
+                if process.info["create_time"] > began and words[0].startswith(name):
+                    process.kill()
+                    killed.set()
+                    return
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        with serving(config, tmp_path) as endpoint, endpoint.client() as client:
+            assert killed.is_set()
+            assert client.get("/healthz").status_code == 200
+    finally:
+        killed.set()
+        killer.join()
 
 
 def test_interrupting_ends_it_with_exit_code_0_and_leaves_neither_process_nor_file(served: Served) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from mmray import config
 from mmray.errors import ConfigError
 from mmray.storage import Workspace
 from mmray.training import power
+from tests.half_written import half_written, leave_half
 
 
 def settings_in(root):
@@ -76,7 +78,9 @@ def test_a_lost_fit_is_made_again_alike(told):
     before = workspace.read_table(*place, name).drop_columns(["seconds"]).to_pylist()
     others = {n: os.stat(workspace.path(*place, n)).st_mtime_ns for n in workspace.names(*place) if n != name}
     workspace.delete(*place, name)
+    leave_half(Path(workspace.path(*place)))
     power.power(settings)
+    assert not half_written(settings.workspace)
     assert workspace.read_table(*place, name).drop_columns(["seconds"]).to_pylist() == before
     assert {n: os.stat(workspace.path(*place, n)).st_mtime_ns for n in others} == others
 

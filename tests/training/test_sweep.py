@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -24,6 +25,7 @@ from mmray.schema import recordings_table
 from mmray.storage import Workspace
 from mmray.training import sweep as sweeps
 from mmray.training import trial
+from tests.half_written import half_written, leave_half
 
 SWEEP = {"systems": ["ridge", "majority"], "learning_rates": [1e-3], "seeds": 2}
 
@@ -185,6 +187,8 @@ def test_a_killed_sweep_resumes_and_outlives_a_killed_fit(tmp_path, prepared, ra
     driver.wait()
     kept = fits_there(settings)
     assert len(kept) < 8, "all was over before the kill: nothing would be tested"
+    [rows] = Path(settings.workspace, "sweeps").glob("*/trials.parquet")
+    leave_half(rows)
 
     driver = started("--resume", "--workspace", settings.workspace)
     wait_for(settings, driver, len(kept) + 1)
@@ -198,6 +202,7 @@ def test_a_killed_sweep_resumes_and_outlives_a_killed_fit(tmp_path, prepared, ra
 
     after = fits_there(settings)
     assert {name: after[name] for name in kept} == kept
+    assert not half_written(settings.workspace)
     expected = sweeps.sweep(undisturbed)
     assert rows_of(settings, expected.sweep_id) == rows_of(undisturbed, expected.sweep_id)
 

@@ -26,6 +26,7 @@ from mmray.storage import Workspace
 from mmray.training import trainer
 from mmray.training.checkpoint import load_run, read_checkpoint, write_checkpoint
 from tests.embedding import embedded
+from tests.half_written import half_written, leave_half
 from tests.training.conftest import features_for
 
 EPOCHS = 25
@@ -242,7 +243,9 @@ def test_a_killed_driver_run_again_ends_with_the_same_weights(run, tmp_path, pre
     settings = settings_in(tmp_path / "ws")
     workspace = prepared(settings.workspace, settings, subjects=24, segments=3, lone=3)
     kill_driver_after_two_epochs(settings, workspace, summary.run_id, tmp_path)
+    leave_half(Path(settings.workspace, "runs", summary.run_id))
     again = trainer.train(settings)
+    assert not half_written(settings.workspace)
     assert weights(workspace, again.run_id) == weights(undisturbed, summary.run_id)
     assert again.history[0].loss == MARK
 
