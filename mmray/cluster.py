@@ -186,25 +186,25 @@ def require_room(config: Cluster, stage: str, *wants: Want, setting: str, beside
     """
     end = time.monotonic() + config.wait_s
     asked = False
-    while (found := placement.missing(wants, nodes(), beside_cpus)) is not None:
-        want, held = found
-        if time.monotonic() >= end:
-            if asked:
-                _ask_for(())
-            elsewhere = placement.room(replace(want, where=placement.ANYWHERE), nodes(), beside_cpus) - held
-            raise ResourceError(
-                f"{stage}: {want.describe()}, and the nodes that are up hold {held}"
-                + (f" ({elsewhere} on other nodes)" if elsewhere > 0 else "")
-                + f"; lower {setting}, or start more or larger nodes"
-            )
-        if not asked:
-            _ask_for(wants)
+    try:
+        while (found := placement.missing(wants, nodes(), beside_cpus)) is not None:
+            want, held = found
+            if time.monotonic() >= end:
+                elsewhere = placement.room(replace(want, where=placement.ANYWHERE), nodes(), beside_cpus) - held
+                raise ResourceError(
+                    f"{stage}: {want.describe()}, and the nodes that are up hold {held}"
+                    + (f" ({elsewhere} on other nodes)" if elsewhere > 0 else "")
+                    + f"; lower {setting}, or start more or larger nodes"
+                )
+            if not asked:
+                room = f"{want.describe()}, and {held} would fit; waiting up to {config.wait_s:g} s for more nodes"
+                print(f"{stage}: {room}", file=sys.stderr, flush=True)
             asked = True
-            room = f"{want.describe()}, and {held} would fit; waiting up to {config.wait_s:g} s for more nodes"
-            print(f"{stage}: {room}", file=sys.stderr, flush=True)
-        time.sleep(min(_LOOK_S, max(0.0, end - time.monotonic())))
-    if asked:
-        _ask_for(())
+            _ask_for(wants)  # at each look: the cluster keeps one word alone, and another stage may have had its own
+            time.sleep(min(_LOOK_S, max(0.0, end - time.monotonic())))
+    finally:
+        if asked:  # also where Ctrl-C ends the wait: the word outlives this job, and nodes would stay up for it
+            _ask_for(())
 
 
 def _ask_for(wants: Sequence[Want]) -> None:

@@ -13,6 +13,7 @@ import pytest
 from mmray import cluster
 from mmray.config import Cluster
 from mmray.errors import RecordingError, ResourceError
+from mmray.placement import Want
 
 
 def square(number: int) -> int:
@@ -192,3 +193,19 @@ def is_starting_worker(process: psutil.Process) -> bool:
         return process.name() != "raylet" and "/default_worker.py --node" in " ".join(process.cmdline())
     except psutil.Error:
         return False
+
+
+def test_a_wait_for_nodes_that_is_interrupted_takes_its_word_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The autoscaler keeps what it was asked for when the job has ended, and nodes would stay up for it."""
+    asked: list[int] = []
+
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cluster, "_ask_for", lambda wants: asked.append(len(wants)))
+    with cluster.session(Cluster(num_cpus=2)):
+        monkeypatch.setattr(cluster.time, "sleep", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            cluster.require_room(Cluster(wait_s=60), "train", Want(cpus=64), setting="train.num_workers")
+        monkeypatch.undo()
+    assert asked == [1, 0]
