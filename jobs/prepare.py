@@ -5,4 +5,6 @@ import sys
 from mmray.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(["recordings", *sys.argv[1:]]) or main(["prepare", *sys.argv[1:]]))
+    given = sys.argv[1:]
+    found = main(["recordings", *(word for word in given if word != "--strict")])  # which is prepare's alone
+    sys.exit(found or main(["prepare", *given]))

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmray import config as configuration
 from mmray.config import Config
@@ -25,6 +25,7 @@ from mmray.errors import ConfigError, ResourceError
 INTERRUPTED = 130
 _FILE = "job.yaml"
 _POLL_S = 0.5
+_SILENT_S = 60.0  # a tunnel that is opened again by then is not noticed
 # they set a level of their own when they are imported
 _TALKERS = (
     "ray.dashboard.modules.dashboard_sdk",
@@ -76,7 +77,8 @@ def submit(
 
     Raises:
         ConfigError: the address is no URL.
-        ResourceError: no cluster answers there, or it refuses the token or the job.
+        ResourceError: no cluster answers there, it refuses the token or the job, or it no longer answers while the job
+            runs; the job then goes on.
     """
     started = time.monotonic()
     with _answering(address):
@@ -93,21 +95,20 @@ def submit(
                 runtime_env={"working_dir": folder},
                 metadata={"mmray": stage},
             )
-        try:
-            status = _followed(client, job_id) if follow else _status(client, job_id)
-        except KeyboardInterrupt:
-            status = _stopped(client, job_id) if stop_on_interrupt else _status(client, job_id)
-        return Submission(
-            job_id, stage, address, status, _exit_code(client, job_id, status), time.monotonic() - started
-        )
+    job = _Job(client, job_id, address)
+    try:
+        status = _followed(job) if follow else _status(job)
+    except KeyboardInterrupt:
+        status = _stopped(job) if stop_on_interrupt else _status(job)
+    return Submission(job_id, stage, address, status, _exit_code(job, status), time.monotonic() - started)
 
 
 def entrypoint(config: Config, stage: str, arguments: list[str]) -> str:
     """The job's command line. `prepare` finds the recordings first, as jobs/prepare.py does."""
-    verbs = ("recordings", "prepare") if stage == "prepare" else (stage,)
     # a sweep that goes on has settings of its own
     given = ["--workspace", config.workspace] if "--resume" in arguments else ["--config", _FILE]
-    return " && ".join(shlex.join(["mmray", verb, *given, *arguments]) for verb in verbs)
+    command = shlex.join(["mmray", stage, *given, *arguments])
+    return f"{shlex.join(['mmray', 'recordings', *given])} && {command}" if stage == "prepare" else command
 
 
 @contextmanager
@@ -132,39 +133,60 @@ def _answering(address: str) -> Iterator[None]:
         raise ResourceError(f"submit: {address} did not take the job: {str(error).splitlines()[0]}") from error
 
 
-def _followed(client: Any, job_id: str) -> str:
+class _Job(NamedTuple):
+    client: Any
+    job_id: str
+    address: str
+
+    def asked(self, question: str) -> Any:
+        """What the cluster says of this job, asked again for a while where a tunnel or the head does not answer."""
+        end = time.monotonic() + _SILENT_S
+        while True:
+            try:
+                return getattr(self.client, question)(self.job_id)
+            except (OSError, RuntimeError) as error:  # of requests an OSError, of an answer that is none a RuntimeError
+                if time.monotonic() >= end:
+                    raise ResourceError(
+                        f"submit: {self.address} no longer answers ({type(error).__name__}); job {self.job_id} goes on "
+                        f"there without this command: `ray job logs --follow {self.job_id}` once it does"
+                    ) from error
+            time.sleep(_POLL_S)
+
+
+def _followed(job: _Job) -> str:
     """Print the job's log as it is written; its last status."""
+    from aiohttp import ClientError
 
     async def follow() -> None:
-        async for text in client.tail_job_logs(job_id):
+        async for text in job.client.tail_job_logs(job.job_id):
             sys.stderr.write(text)
             sys.stderr.flush()
 
     try:
         asyncio.run(follow())
-    except RuntimeError as error:  # the job is none the worse for it
-        print(f"mmray: the log of {job_id} broke off ({error}); waiting for its end", file=sys.stderr)
-    return _ended(client, job_id)
+    except (OSError, RuntimeError, ClientError) as error:  # the job is none the worse for it
+        print(f"mmray: the log of {job.job_id} broke off ({error}); waiting for its end", file=sys.stderr)
+    return _ended(job)
 
 
-def _ended(client: Any, job_id: str) -> str:
-    while not client.get_job_status(job_id).is_terminal():
+def _ended(job: _Job) -> str:
+    while not job.asked("get_job_status").is_terminal():
         time.sleep(_POLL_S)
-    return _status(client, job_id)
+    return _status(job)
 
 
-def _stopped(client: Any, job_id: str) -> str:
-    print(f"mmray: stopping job {job_id}", file=sys.stderr)
-    client.stop_job(job_id)
-    return _ended(client, job_id)
+def _stopped(job: _Job) -> str:
+    print(f"mmray: stopping job {job.job_id}", file=sys.stderr)
+    job.asked("stop_job")
+    return _ended(job)
 
 
-def _status(client: Any, job_id: str) -> str:
-    return str(client.get_job_status(job_id).value)
+def _status(job: _Job) -> str:
+    return str(job.asked("get_job_status").value)
 
 
-def _exit_code(client: Any, job_id: str, status: str) -> int:
+def _exit_code(job: _Job, status: str) -> int:
     if status == "STOPPED":
         return INTERRUPTED
-    code = client.get_job_info(job_id).driver_exit_code
+    code = job.asked("get_job_info").driver_exit_code
     return int(code) if code is not None else int(status == "FAILED")

@@ -8,9 +8,11 @@ import secrets
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -287,3 +289,66 @@ def test_submit_says_which_token_or_address_is_wrong(head: str, environment: dic
     code, _, line = ended("127.0.0.1:6379", environment, "train")
     assert code == 2
     assert "http://host:8265" in line
+
+
+class Tunnel:
+    """As `ray dashboard`'s: what reaches this port goes on to the head, until it is shut."""
+
+    def __init__(self, head: str) -> None:
+        self.there = ("127.0.0.1", int(head.rpartition(":")[2]))
+        self.port = free_port()
+        self.address = f"http://127.0.0.1:{self.port}"
+        self.open()
+
+    def open(self) -> None:
+        self.ends: list[socket.socket] = [socket.create_server(("127.0.0.1", self.port))]
+        threading.Thread(target=self._take, args=(self.ends[0],), daemon=True).start()
+
+    def shut(self) -> None:
+        for end in self.ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def _take(self, door: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = door.accept()
+                far = socket.create_connection(self.there)
+                self.ends += [near, far]
+                for one, other in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=(one, other), daemon=True).start()
+
+    def _carry(self, one: socket.socket, other: socket.socket) -> None:
+        with suppress(OSError):
+            while data := one.recv(1 << 16):
+                other.sendall(data)
+            other.shutdown(socket.SHUT_WR)
+
+
+def test_a_tunnel_that_breaks_and_is_opened_again_costs_the_log_and_not_the_exit_code(
+    head: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    tunnel = Tunnel(head)
+    some = ("--set", "synth.subjects=12", "--set", "synth.eeg_seconds=16", "--set", "synth.clips=1")
+    settings = ("--set", "study.kind=synthetic", "--set", f"study.root={tmp_path / 'study'}", *some)
+    process = subprocess.Popen(
+        mmray_submit(tunnel.address, "prepare", *settings, "--workspace", str(tmp_path / "ws")),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    line = ""
+    while "synthetic study" not in line:
+        line = process.stderr.readline()
+        assert line, "it ended before its progress was seen"
+    tunnel.shut()
+    time.sleep(3)
+    tunnel.open()
+    output, log = process.communicate(timeout=DEADLINE_S)
+    tunnel.shut()
+    assert process.returncode == 0, log
+    assert json.loads(output)["status"] == "SUCCEEDED"
+    assert "Traceback" not in log

@@ -1,0 +1,33 @@
+"""A job's command line, and what is said when the cluster falls silent under it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import requests
+
+from mmray import submission
+from mmray.config import Config
+from mmray.errors import ResourceError
+
+
+def test_what_a_user_adds_is_prepares_and_not_that_of_recordings_before_it() -> None:
+    told = submission.entrypoint(Config(), "prepare", ["--strict"])
+    assert told == "mmray recordings --config job.yaml && mmray prepare --config job.yaml --strict"
+    assert submission.entrypoint(Config(), "train", ["--name", "a b"]) == "mmray train --config job.yaml --name 'a b'"
+    assert submission.entrypoint(Config(workspace="s3://b"), "sweep", ["--resume"]) == (
+        "mmray sweep --workspace s3://b --resume"
+    )
+
+
+class Silent:
+    def get_job_status(self, job_id: str) -> Any:
+        raise requests.exceptions.ConnectionError("Connection refused")
+
+
+def test_a_cluster_that_stays_silent_is_said_with_the_job_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submission, "_SILENT_S", 0.0)
+    job = submission._Job(Silent(), "raysubmit_1", "http://127.0.0.1:8265")
+    with pytest.raises(ResourceError, match=r"8265 no longer answers \(ConnectionError\); job raysubmit_1 goes on"):
+        job.asked("get_job_status")
