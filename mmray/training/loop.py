@@ -85,9 +85,8 @@ def fit(
         set that it was validated with.
 
     Raises:
-        WorkspaceError: fewer than two training subjects or validation pair_ids have every modality.
-        ConfigError: the loss is no longer finite, too few subjects are there for the population graph, or PyTorch finds
-            nothing here to compile with.
+        ConfigError: fewer than two training subjects or validation pair_ids have every modality, or too few are there
+            for the population graph; the loss is no longer finite; or PyTorch finds nothing here to compile with.
     """
     draws = require_pairs(training, validation)
     validation = {m: _thinned(part, train.validation_segments) for m, part in validation.items()}
@@ -192,10 +191,10 @@ def require_pairs(training: dict[str, Segments], validation: dict[str, Segments]
     """Index the training segments, having made sure that there is something to contrast and to validate.
 
     Raises:
-        WorkspaceError: as `fit`.
+        ConfigError: as `fit`.
     """
     if len(inference.paired(validation)) < 2:
-        raise WorkspaceError(
+        raise ConfigError(
             f"train: fewer than 2 validation subjects have segments of {' and '.join(validation)}; raise "
             "split.validation_fraction under a new split.name, or choose another train.fold"
         )

@@ -217,7 +217,12 @@ def _fit_all(
             [_name(asked.coupling, asked.number, *one) for one in todo],
             lambda: set(workspace.names("power", power_id, "fits")),
             lambda left: tuning.run(
-                fit, {"position": tune.grid_search(left)}, asked.settings, folder, lambda told: advance(1)
+                fit,
+                {"position": tune.grid_search(left)},
+                asked.settings,
+                folder,
+                lambda told: advance(1),
+                fits=len(left),
             ),
             "power",
             "the same command goes on with these",

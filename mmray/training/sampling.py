@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mmray.errors import WorkspaceError
+from mmray.errors import ConfigError
 from mmray.features.table import Segments
 
 
@@ -99,7 +99,7 @@ def sampler(segments: dict[str, Segments]) -> Sampler:
     for classification.
 
     Raises:
-        WorkspaceError: fewer than two subjects have every modality, so there is no negative to contrast with.
+        ConfigError: fewer than two subjects have every modality, so there is no negative to contrast with.
     """
     codes = {pair: code for code, pair in enumerate(sorted({p for s in segments.values() for p in s.pair_id_S}))}
     rows: dict[str, dict[int, list[list[int]]]] = {}
@@ -120,7 +120,7 @@ def sampler(segments: dict[str, Segments]) -> Sampler:
         paired += bool(complete)
         offers += complete or every
     if paired < 2:
-        raise WorkspaceError(
+        raise ConfigError(
             f"train: {paired} training subjects have segments of {' and '.join(segments)}; at least 2 are needed. "
             "See quarantine.parquet, or choose another split"
         )

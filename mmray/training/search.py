@@ -16,7 +16,7 @@ import torch
 
 from mmray import cluster, config, progress
 from mmray.config import Config, Range
-from mmray.errors import ConfigError, WorkspaceError
+from mmray.errors import ConfigError
 from mmray.features.table import Segments
 from mmray.recordings import splits
 from mmray.storage import Workspace
@@ -67,16 +67,18 @@ def search(workspace: Workspace, settings: Config, sweep_id: str) -> None:
                 settings,
                 folder,
                 ended,
+                fits=asked.samples,
                 num_samples=asked.samples,
                 search_alg=drawn,
                 scheduler=halving if asked.asha else None,
                 metric="value",
                 mode="max",
             )
+        tuning.require_all(found, "sweep.search", "`mmray sweep --resume` searches anew")
         rows = [
             {"system": asked.system, "value": one.metrics["value"], "folds": one.metrics["folds"]}
             | {f"param.{name}": one.config[name] for name in asked.space}
-            for one in found
+            for one in found.results
             if one.metrics and "value" in one.metrics
         ]
         shares = _importances(drawn, asked.space.keys())
@@ -97,6 +99,7 @@ def require_optuna() -> None:
         raise ConfigError("sweep.search needs Optuna: pip install -c constraints.txt '.[search]', or set samples to 0")
 
 
+@tuning.fit
 def _sample(
     values: dict[str, Any], tree: dict[str, Any], folds: tuple[int, ...], segments: dict[str, Segments]
 ) -> None:
@@ -116,7 +119,7 @@ def _sample(
         inner = trainer.paired(inner, settings, known[fold])
         try:
             scores.append(trial.best_of(settings, inner, known[fold], classes)[1].best_mrr)
-        except (ConfigError, WorkspaceError):
+        except ConfigError:
             scores.append(0.0)  # a fit that diverges finds nobody
         tune.report({"value": float(np.mean(scores)), "folds": len(scores)})
 

@@ -276,7 +276,13 @@ def _fit_all(workspace: Workspace, settings: Config, plan: Plan, missing: list[S
                 [spec.trial_id for spec in missing],
                 lambda: trials.finished(workspace, plan.sweep_id),
                 lambda left: tuning.run(
-                    fit, {"position": tune.grid_search(left)}, settings, folder, ended, in_groups=in_groups
+                    fit,
+                    {"position": tune.grid_search(left)},
+                    settings,
+                    folder,
+                    ended,
+                    fits=len(left),
+                    in_groups=in_groups,
                 ),
                 "sweep",
                 "`mmray sweep --resume` goes on with these; `mmray compare` reports what is there",
@@ -306,7 +312,9 @@ def _trial(
         if rates:
             return pbt.fit(model, training, validation, settings.train, rates, settings.seed)
         if settings.train.group[1]:
-            return trainer.fit_run(workspace, settings, trainer.run_name(workspace, settings), told, fold)
+            run_id = trainer.run_name(workspace, settings)
+            with workspace.tidied("runs", run_id):
+                return trainer.fit_run(workspace, settings, run_id, told, fold)
         return loop.fit(model, training, validation, settings.train, settings.seed)
 
     row = trial.run(

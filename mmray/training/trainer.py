@@ -98,9 +98,9 @@ def train(settings: Config) -> RunSummary:
     A finished run is not fitted again; an interrupted one goes on after its last epoch.
 
     Raises:
-        WorkspaceError: features, recordings or split are missing, damaged, or hold too few subjects; or the finished
-            run's config.yaml was changed.
-        ConfigError: there is no such fold, or the recordings cannot be split as asked.
+        WorkspaceError: features, recordings or split are missing or damaged; or the finished run's config.yaml was
+            changed.
+        ConfigError: there is no such fold, it holds too few subjects, or the recordings cannot be split as asked.
         ResourceError: the cluster has no room for the workers, or they failed too often.
     """
     workspace = Workspace(settings.workspace)
@@ -108,22 +108,13 @@ def train(settings: Config) -> RunSummary:
     fold = _fold(workspace, settings)
     run_id = run_name(workspace, settings)
     trained = not workspace.exists("runs", run_id, MODEL)
-    if trained:
-        with workspace.tidied("runs", run_id), _threads(settings):
-            segments = segments_of(workspace, settings, fold)
-            structure.prepare(settings, segments)
-            state = fit_run(workspace, settings, run_id, segments, fold)
-            model = _new_model(settings, segments, classes_of(workspace))
-            where = f"workspace {workspace.root}: runs/{run_id}/{CHECKPOINT}"
-            load_weights(model, state.part("best"), where)
-            if model.neighbours:
-                training = results.chosen(segments, fold.train)
-                model.attach(reference.of_tensors(state.part("best_reference"), training, torch.device("cpu")))
-            results.write_fitted(workspace, settings, run_id, model.eval(), segments, fold, state)
-    else:
-        read_settings(workspace, run_id)
-    if not results.is_evaluated(workspace, settings, run_id):
-        results.write_evaluation(workspace, settings, run_id)
+    with workspace.tidied("runs", run_id):
+        if trained:
+            _fit_and_keep(workspace, settings, run_id, fold)
+        else:
+            read_settings(workspace, run_id)
+        if not results.is_evaluated(workspace, settings, run_id):
+            results.write_evaluation(workspace, settings, run_id)
     summary = workspace.read_json("runs", run_id, "run.json")
     history = [EpochRecord(**row) for row in workspace.read_table("runs", run_id, "history.parquet").to_pylist()]
     metrics = metrics_of(workspace.read_table("runs", run_id, "metrics.parquet"))
@@ -136,6 +127,19 @@ def train(settings: Config) -> RunSummary:
         trained,
         summary["fitted_on"],
     )
+
+
+def _fit_and_keep(workspace: Workspace, settings: Config, run_id: str, fold: Fold) -> None:
+    with _threads(settings):
+        segments = segments_of(workspace, settings, fold)
+        structure.prepare(settings, segments)
+        state = fit_run(workspace, settings, run_id, segments, fold)
+        model = _new_model(settings, segments, classes_of(workspace))
+        load_weights(model, state.part("best"), f"workspace {workspace.root}: runs/{run_id}/{CHECKPOINT}")
+        if model.neighbours:
+            training = results.chosen(segments, fold.train)
+            model.attach(reference.of_tensors(state.part("best_reference"), training, torch.device("cpu")))
+        results.write_fitted(workspace, settings, run_id, model.eval(), segments, fold, state)
 
 
 def run_name(workspace: Workspace, settings: Config) -> str:
@@ -166,7 +170,8 @@ def data_digest(workspace: Workspace, settings: Config) -> str:
         raise WorkspaceError(
             f"features/{digest} is not in workspace {workspace.root}; run `mmray prepare` with this config"
         )
-    prepared_from = workspace.read_json("features", digest, "provenance.json")["recordings_sha256"]
+    provenance = ("features", digest, "provenance.json")  # written last, so not there after a kill just before
+    prepared_from = workspace.read_json(*provenance)["recordings_sha256"] if workspace.exists(*provenance) else None
     if prepared_from != catalogue.fingerprint(catalogue.load(workspace)):
         raise WorkspaceError(
             f"features/{digest} was prepared from another recordings.parquet than workspace {workspace.root} holds "
@@ -241,28 +246,34 @@ def fit_run(
     if state is not None and state.finished:
         return state
     loop.require_pairs(results.chosen(segments, fold.train), results.chosen(segments, fold.validation))
-    done = len(state.history) if state else 0
+    told = len(state.history) if state else 0
     with (
         progress.bar("train", settings.train.epochs) as advance,
         tracking.tracked(workspace, settings, "runs", run_id) as track,
     ):
 
         def tell(record: EpochRecord) -> None:
+            nonlocal told
+            if record.epoch < told:
+                return  # done again after a worker's death
+            told = record.epoch + 1
             track(record)
             advance(1, _note(record))
 
-        advance(done)
+        advance(told)
         if settings.train.group[1]:
-            _fit_on_workers(settings, run_id, done, tell)
+            _fit_on_workers(settings, run_id, tell)
         else:
             place = loop.Place(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
             _fit_here(settings, run_id, segments, place, tell)
-    state = read_checkpoint(workspace, "runs", run_id, CHECKPOINT)
-    if state is None or not state.finished:
-        raise WorkspaceError(
-            f"workspace {workspace.root}: the workers ended without a finished runs/{run_id}/{CHECKPOINT}; "
-            "do all machines see the same workspace?"
-        )
+        state = read_checkpoint(workspace, "runs", run_id, CHECKPOINT)
+        if state is None or not state.finished:
+            raise WorkspaceError(
+                f"workspace {workspace.root}: the workers ended without a finished runs/{run_id}/{CHECKPOINT}; "
+                "do all machines see the same workspace?"
+            )
+        for record in state.history[told:]:  # the workers were ahead of what takes their word
+            tell(record)
     return state
 
 
@@ -300,7 +311,7 @@ def _fit_here(
     )
 
 
-def _fit_on_workers(settings: Config, run_id: str, done: int, tell: Callable[[EpochRecord], None]) -> None:
+def _fit_on_workers(settings: Config, run_id: str, tell: Callable[[EpochRecord], None]) -> None:
     # the controller looks after its workers this often; a report waits for it
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     least, most = settings.train.group
@@ -314,7 +325,7 @@ def _fit_on_workers(settings: Config, run_id: str, done: int, tell: Callable[[Ep
         workspace = Workspace(settings.workspace)
         want = group_want(settings)
         cluster.require_room(settings.cluster, "train", want, setting="train.num_workers or cluster.worker_cpus")
-        with _epochs_told(done, tell) as queue:
+        with _epochs_told(tell) as queue:
             trainer = TorchTrainer(
                 _worker,
                 train_loop_config={"config": settings.model_dump(mode="json"), "run_id": run_id, "queue": queue},
@@ -414,26 +425,34 @@ def _worker(task: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _epochs_told(done: int, tell: Callable[[EpochRecord], None]) -> Iterator[Any]:
-    """A queue for the workers' epochs, told here as they come; an epoch done again is not told again."""
+def _epochs_told(tell: Callable[[EpochRecord], None]) -> Iterator[Any]:
+    """A queue for the workers' epochs, told here as they come. What it still holds at the end is for the caller.
+
+    Raises:
+        As `tell`, when the block has ended well.
+    """
     import ray
+    from ray.exceptions import RayActorError
     from ray.util.queue import Empty, Queue
 
     # beside this process: on a node that is taken away it would take the fit with it
     here = {placement.NODE_ID: ray.get_runtime_context().get_node_id()}
     queue = Queue(actor_options={"num_cpus": 0, "label_selector": here})
     over = threading.Event()
+    failed: list[Exception] = []
 
     def show() -> None:
-        shown = done
-        while not over.is_set():
+        while not over.is_set() and not failed:
             try:
                 record = queue.get(timeout=0.5)
             except Empty:
                 continue
-            if record.epoch >= shown:
-                shown = record.epoch + 1
+            except RayActorError:
+                return  # the queue was killed, and nothing is lost by it
+            try:
                 tell(record)
+            except Exception as error:  # a tracker's; it would end this thread alone
+                failed.append(error)
 
     thread = threading.Thread(target=show, daemon=True)
     thread.start()
@@ -443,6 +462,8 @@ def _epochs_told(done: int, tell: Callable[[EpochRecord], None]) -> Iterator[Any
         over.set()
         thread.join()
         queue.shutdown()
+    if failed:
+        raise failed[0]
 
 
 def _note(record: EpochRecord) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mmray import config
 from mmray.config import Config
-from mmray.errors import ConfigError, WorkspaceError
+from mmray.errors import ConfigError
 from mmray.evaluation.paired import paired_vectors
 from mmray.evaluation.trials import TRIALS, Row
 from mmray.features.table import Segments
@@ -41,12 +41,17 @@ def run(
 ) -> Row:
     """Fit and test once; a row of TRIALS. A fit that cannot be is a row with its reason, not an end to the sweep.
 
+    A workspace that fails, as a full disk does, says nothing of the fit, and no row may say that it was tried.
+
     Args:
         settings: of this trial; its seed sets weights and batches.
         segments: modality -> segments of all the fold's subjects.
         fold: who trains, validates and tests.
         classes: of the label.
         fit: another way to fit than `loop.fit` in this process.
+
+    Raises:
+        WorkspaceError: what a fit reads is not there, or it cannot write.
     """
     row: Row = dict.fromkeys(TRIALS.names)
     row |= {"trial_id": trial_id, "variant": variant, "system": settings.model.name}
@@ -55,7 +60,7 @@ def run(
     began = time.perf_counter()
     try:
         row |= _tested(*best_of(settings, segments, fold, classes, fit), segments, fold)
-    except (ConfigError, WorkspaceError) as error:
+    except ConfigError as error:
         row["error"] = str(error)
     return row | {"seconds": time.perf_counter() - began}
 
@@ -70,7 +75,8 @@ def best_of(
     """The model at the weights that its validation subjects prefer, in eval mode. Test subjects take no part.
 
     Raises:
-        ConfigError, WorkspaceError: the settings or the people allow no fit; see `loop.fit`.
+        ConfigError: the settings or the people allow no fit; see `loop.fit`.
+        WorkspaceError: as `run`.
     """
     torch.manual_seed(settings.seed)
     model = registry.build(settings.model, {m: part.shape for m, part in segments.items()}, classes)

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ParamSpec
+from typing import Any, NamedTuple, ParamSpec
 
 from mmray import cluster, keeper, placement
 from mmray.config import Config
@@ -19,6 +19,20 @@ NEXT_TO_NOTHING = 0.01  # Tune refuses a trial that asks for nothing
 MAX_FAILURES = 3  # deaths of a fit's process; one that the settings doom is a row with its reason instead
 _P = ParamSpec("_P")
 _DOOM = "doom"  # of a result that is no result: why no other fit would leave one either
+
+
+class Found(NamedTuple):
+    """What a run of fits came to.
+
+    Attributes:
+        results: Tune's, of the fits that it began.
+        errors: of those that ended without a result.
+        stopped: whether somebody stopped it before all had ended; Tune itself returns as if nothing were the matter.
+    """
+
+    results: list[Any]
+    errors: list[Any]
+    stopped: bool
 
 
 def fit(function: Callable[_P, None]) -> Callable[_P, None]:
@@ -41,6 +55,7 @@ def folder() -> Iterator[str]:
     """Where Tune keeps its own books, which nobody reads again: what a sweep goes on from is its rows."""
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints a banner at any verbosity
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # what dooms a run is told without a metric
     logging.getLogger("ray.tune.analysis").setLevel(logging.CRITICAL)  # misses the books that we do without
     with keeper.scratch("mmray-tune-") as made:
         yield made
@@ -53,18 +68,20 @@ def run(
     folder: str,
     ended: Callable[[dict[str, Any]], None],
     *,
+    fits: int,
     in_groups: bool = False,
     **how: Any,
-) -> Any:
-    """Tune a function over a space, as many at once as there are cores for, and return Tune's results.
+) -> Found:
+    """Tune a function over a space, as many at once as there are cores for.
 
     A fit has one CPU; one that stands on workers has none itself, and its workers take theirs.
 
     Args:
-        fit: a function trainable, made by `fit` where it writes to the workspace.
+        fit: a function trainable, made by `fit` where it reads or writes the workspace.
         space: Tune's param_space.
         folder: from `folder`.
         ended: called here with what a fit reported last, as each ends.
+        fits: how many the space and `how` make.
         in_groups: whether a fit stands on train.num_workers.
         how: further fields of TuneConfig.
 
@@ -75,11 +92,18 @@ def run(
     from ray import tune
 
     doom = ""
+    over = 0
 
     class _Ended(tune.Callback):
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            nonlocal over
+            over += 1
             if not doom:
                 ended(trial.last_result or {})
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            nonlocal over
+            over += 1
 
     class _Doomed(tune.Stopper):
         def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -103,7 +127,7 @@ def run(
     if not in_groups:
         at_once = min(at_once, cluster.cores(settings.cluster))
     own = {"CPU": NEXT_TO_NOTHING} if in_groups else want.resources()
-    found = tune.Tuner(
+    found: Any = tune.Tuner(
         tune.with_resources(fit, tune.PlacementGroupFactory([own])),
         param_space=space,
         tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=at_once, **how),
@@ -117,11 +141,11 @@ def run(
     ).fit()
     if doom:
         raise WorkspaceError(doom)
-    return found
+    return Found(list(found), found.errors, over < fits)
 
 
 def run_all(
-    names: Sequence[str], kept: Callable[[], set[str]], run_some: Callable[[list[int]], Any], stage: str, how_on: str
+    names: Sequence[str], kept: Callable[[], set[str]], run_some: Callable[[list[int]], Found], stage: str, how_on: str
 ) -> None:
     """Run fits until each has left its result, a few times at most.
 
@@ -144,9 +168,24 @@ def run_all(
         lost = len(set(names) - kept())
         if not lost:
             return
-        if not found.errors:
-            break  # by hand
-    reason = str(found.errors[0]).strip().splitlines()[-1] if found.errors else "it was stopped"
+        if found.stopped:
+            break
+    reason = "it was stopped" if found.stopped else _reason(found)
     raise ResourceError(
         f"{stage}: {lost} of {len(names)} fits ended without a result ({reason}); the others are kept, and {how_on}"
     )
+
+
+def require_all(found: Found, stage: str, how_on: str) -> None:
+    """Refuse a run whose results count only together.
+
+    Raises:
+        ResourceError: a fit ended without one, or somebody stopped it.
+    """
+    if found.stopped or found.errors:
+        reason = "it was stopped" if found.stopped else _reason(found)
+        raise ResourceError(f"{stage}: not all of its fits have a result ({reason}); {how_on}")
+
+
+def _reason(found: Found) -> str:
+    return str(found.errors[0]).strip().splitlines()[-1] if found.errors else "no reason is known"

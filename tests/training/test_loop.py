@@ -327,7 +327,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(easy, by_subject, fitte
 
 def test_a_validation_set_without_two_pairs_is_refused(generated, by_subject):
     segments = generated(subjects=8, lone=3)
-    with pytest.raises(WorkspaceError, match="fewer than 2 validation subjects"):
+    with pytest.raises(ConfigError, match="fewer than 2 validation subjects"):
         fit(model_for(segments), by_subject(segments, range(4)), by_subject(segments, range(4, 8)), TRAIN, seed=0)
 
 

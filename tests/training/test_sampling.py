@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmray.errors import WorkspaceError
+from mmray.errors import ConfigError
 from mmray.training.sampling import sampler, spread
 
 
@@ -109,7 +109,7 @@ def test_a_label_known_in_one_modality_labels_the_subject(segments):
 
 
 def test_fewer_than_two_paired_subjects_are_refused(generated):
-    with pytest.raises(WorkspaceError, match="1 training subjects have segments of eeg and audio"):
+    with pytest.raises(ConfigError, match="1 training subjects have segments of eeg and audio"):
         sampler(generated(subjects=4, lone=3))
 
 

@@ -20,11 +20,11 @@ from mmray import config
 from mmray.errors import ConfigError, WorkspaceError
 from mmray.evaluation import trials
 from mmray.evaluation.paired import paired_vectors
-from mmray.recordings import catalogue
+from mmray.recordings import catalogue, splits
 from mmray.schema import recordings_table
 from mmray.storage import Workspace
 from mmray.training import sweep as sweeps
-from mmray.training import trial
+from mmray.training import trainer, trial
 from tests.half_written import half_written, leave_half
 
 SWEEP = {"systems": ["ridge", "majority"], "learning_rates": [1e-3], "seeds": 2}
@@ -275,3 +275,17 @@ def test_a_study_that_pairs_trials_is_refused_before_any_fit(tmp_path, prepared)
     with pytest.raises(ConfigError, match="pairs trials or windows"):
         sweeps.sweep(settings)
     assert not workspace.exists("sweeps")
+
+
+def test_a_workspace_that_fails_a_fit_leaves_no_row_that_says_it_was_tried(tmp_path, prepared, ray_session):
+    settings = settings_in(tmp_path / "ws", seeds=1)
+    workspace = prepared(settings.workspace, settings, subjects=24, segments=3)
+    splits.write_split(settings)
+    fold = splits.load_split(workspace, settings.split.name)[0]
+    segments = trainer.segments_of(workspace, settings, fold)
+
+    def full(*_):
+        raise WorkspaceError("No space left on device")
+
+    with pytest.raises(WorkspaceError, match="No space left"):
+        trial.run(settings, segments, fold, 2, trial_id="t", variant="gcn", fit=full)
