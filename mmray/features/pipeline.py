@@ -2,8 +2,9 @@
 
 A task hashes a recording, leaves it alone when its part file was made from the same bytes, else extracts and publishes
 the part; only a small outcome row travels back. A part's name carries a digest of all that its rows come from, so
-nothing that a published parts.parquet names is ever overwritten; that file is written last. A run killed at any moment
-therefore leaves the old preparation whole, and the parts it finished are kept by the next run.
+nothing that a published parts.parquet names is ever overwritten; that file is written once they are there. A run killed
+at any moment therefore leaves the old preparation whole, and the parts it finished are kept by the next run. What was
+set aside is tried again each time: a full disk or a busy GPU can have been the reason.
 """
 
 from __future__ import annotations
@@ -95,11 +96,10 @@ def prepare(config: Config, strict: bool = False) -> PrepareSummary:
         _require_one_a_trial(recordings)
     key = digest(config.features)
     origin = publishing.provenance(config.features, recordings)
-    refused = publishing.refused(workspace, key, origin)
     outcomes: dict[str, Outcome] = {}
     with workspace.tidied("features", key):
         with cluster.session(config.cluster), progress.bar("prepare", len(recordings)) as advance:
-            for outcome in _run(recordings, config, key, refused):
+            for outcome in _run(recordings, config, key):
                 if outcome.status == "stopped":
                     raise _STOPS.get(outcome.exit_code, MmrayError)(outcome.reason)
                 outcomes[outcome.recording_id] = outcome
@@ -129,14 +129,12 @@ def _require_one_a_trial(recordings: list[Recording]) -> None:
             )
 
 
-def _run(
-    recordings: list[Recording], config: Config, key: str, refused: dict[tuple[str, str], tuple[str, str]]
-) -> Iterator[Outcome]:
+def _run(recordings: list[Recording], config: Config, key: str) -> Iterator[Outcome]:
     """Outcomes as they come. One execution for all modalities: starting one costs as much as preparing a recording."""
     import ray.exceptions
 
     by_modality = [[recording for recording in recordings if recording.modality == m] for m in MODALITIES]
-    sides = [_mapped(chosen, config, key, refused) for chosen in by_modality if chosen]
+    sides = [_mapped(chosen, config, key) for chosen in by_modality if chosen]
     settings = dict.fromkeys(side.setting for side in sides)
     # actors keep what they took until their side is done, so one side must fit beside the other
     together = any(side.keeps for side in sides)
@@ -166,9 +164,7 @@ class _Mapped(NamedTuple):
     setting: str  # which limits how many of its tasks run at once
 
 
-def _mapped(
-    recordings: list[Recording], config: Config, key: str, refused: dict[tuple[str, str], tuple[str, str]]
-) -> _Mapped:
+def _mapped(recordings: list[Recording], config: Config, key: str) -> _Mapped:
     """Outcomes of one modality's recordings to be, biggest first so that the tail is short."""
     features, hardware = config.features, config.cluster
     encoder = (features.eeg if recordings[0].modality == "eeg" else features.audio).encoder
@@ -182,10 +178,7 @@ def _mapped(
     def task(row: dict[str, Any]) -> list[dict[str, Any]]:
         cluster.limit_threads(cpus)
         group = [Recording(**fields) for fields in json.loads(row["group"])]
-        return [
-            asdict(_prepare_one(member, features, workspace, key, refused.get((member.recording_id, member.path))))
-            for member in group
-        ]
+        return [asdict(_prepare_one(member, features, workspace, key)) for member in group]
 
     class Actor:
         """Keeps its process, and with it the encoder that the first recording constructs there."""
@@ -230,15 +223,11 @@ def _groups(recordings: list[Recording]) -> Iterator[list[Recording]]:
         yield group
 
 
-def _prepare_one(
-    recording: Recording, features: Features, workspace: Workspace, key: str, refused: tuple[str, str] | None
-) -> Outcome:
+def _prepare_one(recording: Recording, features: Features, workspace: Workspace, key: str) -> Outcome:
     sha = ""
     try:
         sha = signals.content_sha256(recording.path)
         stated = None if is_uri(recording.path) else stated_rate(Path(recording.path))
-        if refused is not None and refused[0] == sha and stated is None:  # a sidecar can have been corrected
-            return Outcome(recording.recording_id, "quarantined", source_sha256=sha, reason=refused[1])
         part = f"{recording.modality}/{recording.recording_id}-{parts.made_from(recording, sha, stated)}.parquet"
         status, there = "unchanged", parts.there(workspace, "features", key, part)
         if there is None:

@@ -1,4 +1,4 @@
-"""What a preparation leaves in features/<digest> besides parts: parts.parquet, written last, and what explains it."""
+"""What a preparation leaves in features/<digest> besides parts: parts.parquet, which names them, and their story."""
 
 from __future__ import annotations
 
@@ -29,24 +29,6 @@ class Outcome:
     reason: str = ""
     exit_code: int = 0
     decided: str = "{}"  # JSON: one type, whatever a modality's decisions are
-
-
-def refused(workspace: Workspace, key: str, origin: dict[str, Any]) -> dict[tuple[str, str], tuple[str, str]]:
-    """(id, path) -> (hash, reason) of what the last run quarantined, if the same software saw the same recordings."""
-    folder = ("features", key)
-    if not all(workspace.exists(*folder, f) for f in ("quarantine.parquet", "provenance.json", "parts.parquet")):
-        return {}
-    before = workspace.read_json(*folder, "provenance.json")
-    if any(before.get(name) != origin[name] for name in ("versions", "recordings_sha256")):
-        return {}
-    rows = workspace.read_table(*folder, "quarantine.parquet").to_pylist()
-    used = workspace.read_table(*folder, "parts.parquet")["source_sha256"].to_pylist()
-    held = Counter([*used, *(row["source_sha256"] for row in rows)])
-    return {
-        (row["recording_id"], row["path"]): (row["source_sha256"], row["reason"])
-        for row in rows
-        if held[row["source_sha256"]] == 1 and row["source_sha256"]  # a copy is judged anew: the other may have changed
-    }
 
 
 def provenance(features: Features, recordings: list[Recording]) -> dict[str, Any]:
@@ -88,7 +70,7 @@ def publish(
     outcomes: dict[str, Outcome],
     origin: dict[str, Any],
 ) -> None:
-    """Write quarantine, decisions and provenance, then parts.parquet, and remove parts that nobody names any more.
+    """Write quarantine, decisions, parts.parquet and what they come from, and remove parts that nobody names any more.
 
     Raises:
         WorkspaceError: a part is not to be seen from here, or the workspace cannot be written.
@@ -120,8 +102,9 @@ def publish(
     before = _paths_before(workspace, key)
     workspace.write_table(pa.Table.from_pylist(quarantine, schema=QUARANTINE), *folder, "quarantine.parquet")
     workspace.write_table(pa.Table.from_pylist(decided, schema=DECISIONS), *folder, "quality.parquet")
-    workspace.write_json(origin | {"counts": counts}, *folder, "provenance.json")
     workspace.write_table(pa.Table.from_pylist(parts, schema=PARTS), *folder, "parts.parquet")
+    # after it: rows of before must never stand beside the word that they come from the recordings of now
+    workspace.write_json(origin | {"counts": counts}, *folder, "provenance.json")
     # a reader may still hold the manifest before this one: its parts stay until the next; so do those of copies, which
     # are judged anew each time
     for path in sorted(there - before - {outcome.part for outcome in outcomes.values()}):

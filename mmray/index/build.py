@@ -121,13 +121,14 @@ def publish_rows(config: Config, run: LoadedRun, metadata: pa.Table) -> IndexSum
     manifest = replace(manifest, version=configuration.digest(config.index, *made_of, content))
     there = _published(workspace, manifest.version)
     reused = metadata.num_rows
-    if there is None:
-        with workspace.tidied("index"), keeper.scratch("mmray-index-") as scratch:
-            vectors, segment_files, reused = _gather(config, run, manifest, metadata, Path(scratch))
-            manifest = store.publish(workspace, manifest, vectors, metadata, segment_files)
-    else:
-        manifest = there
-        store.point_to(workspace, manifest.version)
+    with workspace.tidied("index"):
+        if there is None:
+            with keeper.scratch("mmray-index-") as scratch:
+                vectors, segment_files, reused = _gather(config, run, manifest, metadata, Path(scratch))
+                manifest = store.publish(workspace, manifest, vectors, metadata, segment_files)
+        else:
+            manifest = there
+            store.point_to(workspace, manifest.version)
     roles = dict(sorted(Counter(metadata["role"].to_pylist()).items()))
     return IndexSummary(
         manifest.version, run.run_id, manifest.kind, width, counts, manifest.recall, roles, reused, there is None

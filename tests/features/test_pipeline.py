@@ -24,6 +24,7 @@ from mmray.features import extract, pipeline, table
 from mmray.recordings.feis_epochs import CHANNELS
 from mmray.schema import PARTS, QUARANTINE, recordings_of, recordings_table
 from mmray.storage import Workspace
+from tests.features import made_encoders
 from tests.features.recordings import FEIS, recording
 from tests.recordings.made_files import rhythms, write_edf
 
@@ -268,6 +269,42 @@ def test_a_corrected_sidecar_takes_a_recording_out_of_quarantine(prepared, study
     assert "s1-sidecar" in dict(pipeline.prepare(config_of(prepared)).reasons)
 
 
+def test_a_preparation_killed_between_its_rows_and_their_origin_is_not_trained_on(prepared, study, monkeypatch):
+    relabelled = [replace(item, label=1) if item.label == 0 else item for item in study]
+    write_recordings(prepared, relabelled)
+    provenance = prepared / "features" / KEY / "provenance.json"
+    before, rows = provenance.read_bytes(), rows_of(prepared)
+    real = Workspace.write_table
+
+    def killed(self, table, *place):
+        if place[-1] == "parts.parquet":
+            raise KeyboardInterrupt
+        real(self, table, *place)
+
+    monkeypatch.setattr(Workspace, "write_table", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.prepare(config_of(prepared))
+    assert rows_of(prepared) == rows
+    assert provenance.read_bytes() == before, "old rows would stand beside the word that they are of these labels"
+
+
+def test_what_was_set_aside_for_a_passing_reason_is_prepared_by_the_next_run(prepared, study, ray_session, tmp_path):
+    clip = next(item for item in study if item.recording_id.startswith("02-audio"))
+    one = replace(clip, recording_id="s1-busy", path=str(reversed_copy(clip.path, tmp_path / "other.wav")))
+    made_encoders.ROOM.unlink(missing_ok=True)
+    audio = FEIS.audio.model_copy(update={"encoder": "tests.features.made_encoders:Busy", "encoder_version": "1"})
+    settings = config_of(prepared).model_copy(update={"features": FEIS.model_copy(update={"audio": audio})})
+    eeg = next(item for item in study if item.modality == "eeg" and item.recording_id not in BROKEN)
+    write_recordings(prepared, [eeg, one])
+    assert "no room on the device" in dict(pipeline.prepare(settings).reasons)["s1-busy"]
+    made_encoders.ROOM.touch()
+    try:
+        again = pipeline.prepare(settings)
+    finally:
+        made_encoders.ROOM.unlink()
+    assert (again.prepared["audio"], again.reasons) == (1, [])
+
+
 def test_a_removed_recording_and_one_that_broke_lose_their_rows_and_files(prepared, study, tmp_path):
     gone, broke = (item for item in study if item.recording_id in ("01-eeg-01", "06-eeg-06"))
     bad = tmp_path / "bad.zip"
@@ -363,7 +400,7 @@ def test_a_reader_that_fails_in_an_unknown_way_stops_nobody_else(study, ray_sess
     every_row = extract.rows
     monkeypatch.setattr(extract, "rows", rows)
     workspace = Workspace(str(tmp_path))
-    outcomes = [pipeline._prepare_one(item, FEIS, workspace, KEY, None) for item in (one, other)]
+    outcomes = [pipeline._prepare_one(item, FEIS, workspace, KEY) for item in (one, other)]
     assert [outcome.status for outcome in outcomes] == ["quarantined", "prepared"]
     assert "ArithmeticError: nobody thought of this" in outcomes[0].reason
 
