@@ -94,9 +94,14 @@ class Needed:
 
 @dataclass(frozen=True)
 class FalseAlarms:
-    """Studies of coupling 0 in which something was found, and how many chance allows 95 % of the time."""
+    """Studies of coupling 0 in which something was found at one size, and how many chance allows 95 % of the time.
+
+    Attributes:
+        subjects: people learnt from; sizes of one study share people, so only the studies of one size are independent.
+    """
 
     system: str
+    subjects: int
     studies: int
     found: int
     least: int
@@ -140,15 +145,15 @@ def needed(fits: Sequence[Fitted], bootstraps: int, seed: int) -> list[Needed]:
 
 
 def false_alarms(fits: Sequence[Fitted]) -> list[FalseAlarms]:
-    """How often each system finds something where there is nothing."""
-    groups: dict[str, list[bool]] = defaultdict(list)
+    """How often each system finds something where there is nothing, a row a number of people."""
+    groups: dict[tuple[str, int], list[bool]] = defaultdict(list)
     for fit in fits:
         if fit.coupling == 0 and fit.p_retrieval is not None:
-            groups[fit.system].append(fit.p_retrieval < LEVEL)
+            groups[fit.system, fit.subjects].append(fit.p_retrieval < LEVEL)
     rows = []
-    for system, found in groups.items():
+    for (system, subjects), found in groups.items():
         least, most = binom.interval(0.95, len(found), LEVEL)
-        rows.append(FalseAlarms(system, len(found), sum(found), int(least), int(most)))
+        rows.append(FalseAlarms(system, subjects, len(found), sum(found), int(least), int(most)))
     return rows
 
 

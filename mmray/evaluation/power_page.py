@@ -107,7 +107,7 @@ def page(
         )
         for cell in cells
     ]
-    said = [sentence(one, cells) for one in needed] + [alarm(one) for one in alarms]
+    said = [sentence(one, cells) for one in needed] + alarm_sentences(alarms)
     said += [f"Failed: {name}: {reason}" for name, reason in failed.items()]
     command = ["mmray", "power", "--config", workspace.path(*place, "config.yaml"), "--workspace", workspace.root]
     return Template(template("power.html")).substitute(
@@ -136,13 +136,27 @@ def sentence(one: Needed, cells: Sequence[Cell]) -> str:
     )
 
 
-def alarm(one: FalseAlarms) -> str:
-    """What is found where nothing is, in words."""
-    verdict = "as chance allows" if one.as_chance else "which chance does not allow: something leaks"
-    return (
-        f"At coupling 0, {one.system} finds retrieval at p < {LEVEL:g} in {one.found} of {one.studies} fits "
-        f"(95 % of chance: {one.least} to {one.most}), {verdict}."
-    )
+def alarm_sentences(alarms: Sequence[FalseAlarms]) -> list[str]:
+    """What each system finds where nothing is, in words."""
+    said = []
+    for system in dict.fromkeys(one.system for one in alarms):
+        mine = [one for one in alarms if one.system == system]
+        counts = ", ".join(
+            f"{one.found} of {one.studies} with {one.subjects} people ({one.least} to {one.most})" for one in mine
+        )
+        band = f"the binomial interval of {100 * LEVEL:g} % (95 %, in brackets)"
+        beyond = " and ".join(str(one.subjects) for one in mine if not one.as_chance)
+        verdict = f"within {band} at every size."
+        if beyond:
+            verdict = (
+                f"outside {band} with {beyond} people. Sizes share people: more studies, not more sizes, tell luck "
+                "from a leak."
+            )
+        said.append(
+            f"At coupling 0, the share of studies in which {system} finds retrieval at p < {LEVEL:g} is "
+            f"{counts}: {verdict}"
+        )
+    return said
 
 
 def _line(axes: Axes, name: str, cells: Sequence[Cell], number: int) -> None:

@@ -86,7 +86,7 @@ class PowerSummary:
                 f"{cell.found:.2f} [{cell.found_low:.2f}-{cell.found_high:.2f}]",
             )
         lines = [power_page.sentence(one, self.cells) for one in self.needed]
-        lines += [power_page.alarm(one) for one in self.false_alarms]
+        lines += power_page.alarm_sentences(self.false_alarms)
         lines += [f"failed {name}: {reason}" for name, reason in self.failed.items()]
         return Group(shown, *map(Text, lines), Text(f"report  {self.report}"))
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from mmray.evaluation import power
+from mmray.evaluation import power, power_page
 from mmray.evaluation.pooled import Tested
 from mmray.evaluation.power import Fitted
 
@@ -109,8 +109,23 @@ def test_needed_has_an_interval_over_studies_and_says_when_it_is_not_reached():
 
 def test_false_alarms_are_held_against_what_chance_allows():
     nothing = [fit(n, s, found=False, coupling=0.0) for n in SIZES for s in range(5)]
-    assert power.false_alarms(nothing)[0].as_chance
-    leaky = [fit(n, s, found=True, coupling=0.0) for n in SIZES for s in range(5)]
-    (told,) = power.false_alarms(leaky)
-    assert (told.studies, told.found, told.as_chance) == (20, 20, False)
-    assert told.most < 5
+    assert all(one.as_chance for one in power.false_alarms(nothing))
+    leaky = power.false_alarms([fit(n, s, found=True, coupling=0.0) for n in SIZES for s in range(5)])
+    assert [(one.subjects, one.studies, one.found) for one in leaky] == [(n, 5, 5) for n in SIZES]
+    assert {(one.least, one.most, one.as_chance) for one in leaky} == {(0, 1, False)}
+
+
+def test_sizes_of_one_study_are_not_counted_as_studies():
+    """One unlucky study, found at all of its sizes, is one of five at each and not four of twenty."""
+    alarms = power.false_alarms([fit(n, s, found=s == 0, coupling=0.0) for n in SIZES for s in range(5)])
+    assert [(one.found, one.studies, one.as_chance) for one in alarms] == [(1, 5, True)] * 4
+    (said,) = power_page.alarm_sentences(alarms)
+    assert "1 of 5 with 40 people (0 to 1)" in said
+    assert said.endswith("within the binomial interval of 5 % (95 %, in brackets) at every size.")
+
+
+def test_a_size_beyond_chance_is_named_and_no_leak_is_asserted():
+    fits = [fit(n, s, found=s < 2 and n == 80, coupling=0.0) for n in SIZES for s in range(5)]
+    (said,) = power_page.alarm_sentences(power.false_alarms(fits))
+    assert "outside the binomial interval of 5 % (95 %, in brackets) with 80 people." in said
+    assert "something leaks" not in said
