@@ -409,7 +409,7 @@ class Range(Section):
 
 
 class Search(Section):
-    """Which settings matter: samples of them by Optuna, judged by validation subjects alone, beside the grid."""
+    """Which settings matter: samples of them by Optuna, judged by each fold's validation subjects, beside the grid."""
 
     samples: int = Field(0, ge=0, description="0: no search; needs the extra [search]")
     system: System = Field("crossmodal_gcn", description="whose settings")

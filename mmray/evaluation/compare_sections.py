@@ -235,7 +235,9 @@ def sensitivity(told: Told) -> str:
                 told,
                 "search",
                 "The hyperparameter search: validation MRR of each trial against each parameter; the share is what the "
-                "parameter explains of the variance between trials. No test person was asked.",
+                "parameter explains of the variance between trials. A fold's own test people take no part in its MRR, "
+                "but they may validate in other folds: settings taken from here need another split, or other people, "
+                "before they are reported.",
             )
         )
     if "search_importance" in told.tables:

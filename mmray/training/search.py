@@ -2,7 +2,9 @@
 
 The preprint leaves the sensitivity to its settings for later work. A sample is fitted on one fold after another, and
 its value is the mean validation MRR so far; ASHA (Li et al. 2020, doi 10.48550/arXiv.1810.05934) stops those that lag
-behind after few folds. Nothing here picks what a report's tables show, and no test subject takes part.
+behind after few folds. Nothing here picks what a report's tables show. A fold's own test people take no part in its
+value, but they may validate in other folds: settings taken from a search over several folds were chosen on people that
+these folds test, so report them on another split or on other people.
 """
 
 from __future__ import annotations

@@ -356,7 +356,10 @@ def test_a_search_is_shown_where_one_was_made(tmp_path, summary):
     workspace.write_table(made_report.search_table(), "sweeps", "made", "search.parquet")
     workspace.write_json({"model.gate": 0.25, "train.learning_rate": 0.75}, "sweeps", "made", "importance.json")
     told = made_report.report(workspace)
-    assert "figure-search" in made_report.page(told)
+    page = made_report.page(told)
+    assert "figure-search" in page
+    assert "settings taken from here need another split, or other people, before they are reported" in unescape(page)
+    assert "No test person" not in page
     assert [row["parameter"] for row in made_report.table(told, "search_importance")] == [
         "train.learning_rate",
         "model.gate",

@@ -57,6 +57,13 @@ def test_every_subject_is_tested_once(size):
     assert sorted(s for fold in drawn for s in fold.test) == sorted({r.subject_id for r in people(count)})
 
 
+def test_whoever_one_fold_tests_may_validate_in_another():
+    """So a mean of validation figures over folds has asked people whom some of these folds test."""
+    drawn = splits.make_folds(people(53), Split())
+    validate = {subject for fold in drawn for subject in fold.validation}
+    assert all(validate & set(fold.test) for fold in drawn)
+
+
 @settings(max_examples=60, deadline=None)
 @given(sizes)
 def test_strata_differ_by_at_most_one_between_test_parts(size):
