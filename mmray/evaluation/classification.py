@@ -30,7 +30,8 @@ def classification_metrics(
         weight_NS: draws of each subject; None means one each.
 
     Returns:
-        Arrays of shape N. AUC is NaN in a resample that holds one class only.
+        Arrays of shape N. AUC is NaN in a resample that lacks a class; F1 is in one where no class it scores is held
+        or given.
 
     Raises:
         ValueError: a label is not a column of the probabilities.
@@ -89,14 +90,14 @@ def _balanced_accuracy(label_S: NDArray[Any], guess_S: NDArray[Any], weight_NS: 
 
 
 def _f1(label_S: NDArray[Any], guess_S: NDArray[Any], classes: int, weight_NS: NDArray[Any]) -> NDArray[np.float64]:
-    """2 TP / (2 TP + FP + FN), 0 where that is 0 / 0; a class nobody has or is given does not enter the macro mean."""
+    """2 TP / (2 TP + FP + FN); a class that nobody in a resample has or is given does not enter the macro mean."""
     scored = (1,) if classes == 2 else tuple(np.union1d(label_S, guess_S))
     scores = []
     for c in scored:
         both_N = weight_NS @ ((label_S == c) & (guess_S == c))
         either_N = weight_NS @ ((label_S == c).astype(int) + (guess_S == c))
-        scores.append(np.divide(2 * both_N, either_N, out=np.zeros(len(either_N)), where=either_N > 0))
-    return np.asarray(np.mean(scores, axis=0))
+        scores.append(np.divide(2 * both_N, either_N, out=np.full(len(either_N), np.nan), where=either_N > 0))
+    return np.asarray(scores[0] if len(scores) == 1 else np.nanmean(scores, axis=0))  # of several, one is held
 
 
 def _auc(positive_S: NDArray[np.bool_], score_S: NDArray[Any], weight_NS: NDArray[Any]) -> NDArray[np.float64]:

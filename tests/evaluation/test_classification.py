@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from mmray.evaluation import classification
+from mmray.evaluation import classification, statistics
 
 
 def draw(seed, subjects, classes):
@@ -70,6 +70,22 @@ def test_one_class_alone_has_no_auc_and_no_nan():
     found = classification.classification_metrics(np.ones(3, dtype=int), np.array([[0.2, 0.8]] * 3))
     assert set(found) == {"accuracy", "cross_entropy", "Brier", "ECE"}
     assert all(np.isfinite(value).all() for value in found.values())
+
+
+def test_a_class_that_a_resample_lacks_does_not_enter_its_macro_f1():
+    label_S, guess_S = np.array([0, 0, 1, 1, 2, 2]), np.array([0, 1, 1, 1, 2, 2])
+    (found,) = classification.classification_metrics(label_S, np.eye(3)[guess_S], np.array([[1, 1, 1, 1, 0, 0]]))["F1"]
+    assert found == pytest.approx(sk.f1_score(label_S[:4], guess_S[:4], average="macro"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_resamples_without_the_class_of_f1_do_not_pull_its_interval_to_zero():
+    """One of eight is of class 1, so a third of the resamples hold nobody of it; all eight are told right."""
+    label_S = np.array([1] + [0] * 7)
+    weight_NS = np.stack([np.bincount(row, minlength=8) for row in statistics.resample_subjects(8, 200, 0)])
+    f1_N = classification.classification_metrics(label_S, np.eye(2)[label_S], weight_NS)["F1"]
+    np.testing.assert_array_equal(np.isnan(f1_N), weight_NS[:, 0] == 0)
+    assert statistics.interval(f1_N) == (1.0, 1.0)
 
 
 def test_a_label_without_a_probability_is_refused():
