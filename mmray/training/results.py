@@ -89,7 +89,7 @@ def write_evaluation(workspace: Workspace, settings: Config, run_id: str) -> Non
 
 
 def _evaluation(settings: Config) -> str:
-    return config.digest(settings.evaluate, str(oracle.truth_of(settings.study) is not None))
+    return config.digest(settings.evaluate, str(_truth(settings) is not None))
 
 
 def roles(fold: Fold) -> dict[str, str]:
@@ -151,11 +151,16 @@ def chosen(segments: dict[str, Segments], subjects: tuple[str, ...]) -> dict[str
 
 
 def _ceilings(settings: Config, embeddings: pa.Table) -> dict[str, dict[str, float]]:
-    truth = oracle.truth_of(settings.study)
+    truth = _truth(settings)
     paired = paired_vectors(embeddings.filter(pc.equal(embeddings["role"], "test"))).subject_ids
     if len(paired) < 2 or truth is None:
         return {}
     return oracle.ceilings(truth, paired)
+
+
+def _truth(settings: Config) -> pa.Table | None:
+    """A synthetic study's truth; None of pairs drawn by lot, of which it knows nothing."""
+    return None if settings.train.shuffled_pairs is not None else oracle.truth_of(settings.study)
 
 
 def _nullable(label_S: NDArray[np.int8]) -> list[int | None]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 
 from mmray import config
 from mmray.evaluation import pooled, trials
+from mmray.recordings import synthetic
 from mmray.recordings.splits import Fold
-from mmray.training import trial
+from mmray.storage import Workspace
+from mmray.training import trainer, trial
 from mmray.training.shuffled import shuffled_pairs
 
 NAMES = [f"s{u:03d}" for u in range(24)]
@@ -44,6 +47,30 @@ def test_a_seed_is_a_lot(generated):
     segments = generated(subjects=24, segments=2)
     one, again, other = (owners(shuffled_pairs(segments, FOLD, seed)["audio"]) for seed in (1, 1, 2))
     assert one == again != other
+
+
+def test_a_run_of_pairs_by_lot_has_no_oracle(tmp_path, prepared):
+    """The truth says whose voice was whose before the lot: it is a ceiling of the run as recorded alone."""
+    settings = config.from_dict(
+        {
+            "workspace": str(tmp_path / "ws"),
+            "study": {"kind": "synthetic", "root": str(tmp_path / "study")},
+            "model": {"name": "ridge"},
+            "train": {"passes": 1},
+            "evaluate": {"bootstraps": 10, "permutations": 99},
+        }
+    )
+    prepared(settings.workspace, settings, subjects=24, segments=2)
+    trait_U = np.linspace(-2, 2, 24)
+    truth = pa.table({"subject_id": NAMES, "label": np.zeros(24, dtype=np.int8), "eeg_0": trait_U, "audio_0": trait_U})
+    told = {"coupling": "0.8", "label_effect": "0", "traits": "1"}
+    Workspace(settings.study.root).write_table(truth.replace_schema_metadata(told), synthetic.TRUTH)
+
+    def oracles(settings) -> set[str]:
+        return {m.metric for m in trainer.train(settings).metrics if m.ceiling is not None}
+
+    assert oracles(settings) == {"R@1", "R@5", "R@10", "MRR"}
+    assert oracles(config.laid_over(settings, {"train.shuffled_pairs": 1})) == set()
 
 
 def test_windows_are_rotated_within_their_person(generated):
