@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from mmray.schema import MODALITIES, Modality
 
 @dataclass(frozen=True)
 class Paired:
-    """U pairs whose both modalities are there, ordered by subject.
+    """U pairs whose both modalities are there, ordered by subject and then by `order_of`.
 
     Attributes:
         subject_U: subject of each pair, 0..S-1.
@@ -33,6 +34,14 @@ class Paired:
     vector_UD: dict[Modality, NDArray[np.float64]]
     z_SD: dict[Modality, NDArray[np.float64]]
     pair_S: dict[Modality, NDArray[np.int64]]
+
+
+def order_of(pair_id: str) -> tuple[tuple[str | int, ...], str]:
+    """The key that sorts a person's pairs as they followed each other: digits count as numbers, t2 is before t10.
+
+    A rotation then keeps neighbours, trials that are alike because one came soon after the other.
+    """
+    return tuple(int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", pair_id)), pair_id
 
 
 def paired_vectors(embeddings: pa.Table) -> Paired:
@@ -51,7 +60,7 @@ def paired_vectors(embeddings: pa.Table) -> Paired:
     pair_of_row = np.array([row["pair_id"] for row in rows], dtype=np.str_)
     modality_of_row = np.array(embeddings["modality"].to_pylist(), dtype=np.str_)
     held = [set(pair_of_row[modality_of_row == modality].tolist()) for modality in MODALITIES]
-    pairs = sorted(set.intersection(*held), key=lambda pair: (owner[pair], pair))
+    pairs = sorted(set.intersection(*held), key=lambda pair: (owner[pair], order_of(pair)))
     subjects = sorted({owner[pair] for pair in pairs})
     position = {pair: index for index, pair in enumerate(pairs)}
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
+from mmray.evaluation.paired import order_of
 from mmray.features.table import Segments
 from mmray.models.closed_form import subject_labels
 from mmray.recordings.splits import Fold
@@ -61,8 +62,10 @@ def _rotated(segments: dict[str, Segments], rng: np.random.Generator) -> dict[st
         pair_id_S = part.pair_id_S.copy()
         for subject in np.unique(part.subject_id_S):
             (own_S,) = np.nonzero(part.subject_id_S == subject)
-            pairs_P, code_S = np.unique(part.pair_id_S[own_S], return_inverse=True)
-            turn = rng.integers(1, max(2, len(pairs_P)))
-            pair_id_S[own_S] = pairs_P[(code_S + turn) % len(pairs_P)]
+            own = part.pair_id_S[own_S].tolist()
+            pairs = sorted(set(own), key=order_of)
+            turn = int(rng.integers(1, max(2, len(pairs))))
+            further = dict(zip(pairs, pairs[turn:] + pairs[:turn], strict=True))
+            pair_id_S[own_S] = [further[pair] for pair in own]
         found[modality] = replace(part, pair_id_S=pair_id_S)
     return found

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mmray.config import Evaluate
 from mmray.evaluation.evaluate import evaluate
+from mmray.evaluation.paired import order_of, paired_vectors
 from mmray.evaluation.table import verdict
 from mmray.schema import EMBEDDINGS, PREDICTIONS
 
@@ -98,6 +101,33 @@ def test_p_among_the_own_is_uniform_where_nothing_is_shared_and_neighbours_are_a
     ]
     assert 0.02 < np.mean(np.array(p) <= 0.05) < 0.085  # 95 % of a binomial with 300 draws, and a little
     assert 0.43 < np.mean(np.array(p) <= 0.5) < 0.57
+
+
+@given(st.integers(2, 40), st.integers(0, 39), st.integers(0, 99))
+def test_a_rotation_of_numbered_trials_keeps_neighbours(count, turn, seed):
+    """Every trial meets the one that came so many later, though its number is not padded with zeros."""
+    rows = [
+        {
+            "segment_id": f"s0-{modality}-{trial}",
+            "recording_id": f"s0-{modality}-{trial}",
+            "subject_id": "s0",
+            "pair_id": f"s0-t{trial}",
+            "modality": modality,
+            "label": None,
+            "role": "test",
+            "z": [np.cos(trial / 40), np.sin(trial / 40)],
+        }
+        for trial in np.random.default_rng(seed).permutation(count).tolist()
+        for modality in ("eeg", "audio")
+    ]
+    found_UD = paired_vectors(pa.Table.from_pylist(rows, schema=EMBEDDINGS)).vector_UD["eeg"]
+    trial_U = np.rint(40 * np.arctan2(found_UD[:, 1], found_UD[:, 0])).astype(int)
+    assert set((np.roll(trial_U, -turn) - trial_U) % count) == {turn % count}
+
+
+@given(st.lists(st.text("t1٣-@"), min_size=2))
+def test_any_names_of_pairs_have_an_order(names):
+    assert sorted(sorted(names), key=order_of) == sorted(sorted(names)[::-1], key=order_of)
 
 
 def test_a_person_with_one_window_has_nothing_to_be_ranked_among():

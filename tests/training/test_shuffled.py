@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from mmray import config
 from mmray.evaluation import pooled, trials
@@ -73,10 +74,14 @@ def test_a_run_of_pairs_by_lot_has_no_oracle(tmp_path, prepared):
     assert oracles(config.laid_over(settings, {"train.shuffled_pairs": 1})) == set()
 
 
-def test_windows_are_rotated_within_their_person(generated):
+@pytest.mark.parametrize("name", ["{}@{:08d}", "{}@{}"], ids=["padded", "not padded"])
+def test_pairs_are_rotated_within_their_person(generated, name):
     segments = {
-        modality: replace(part, pair_id_S=np.array([s.replace(f"_{modality}", "") for s in part.segment_id_S]))
-        for modality, part in generated(subjects=24, segments=5).items()
+        modality: replace(
+            part,
+            pair_id_S=np.array([name.format(*p) for p in zip(part.subject_id_S, [*range(1, 13)] * 24, strict=True)]),
+        )
+        for modality, part in generated(subjects=24, segments=12).items()
     }
     found = shuffled_pairs(segments, FOLD, 1)
     assert found["eeg"] is segments["eeg"]
