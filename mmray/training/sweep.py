@@ -88,7 +88,7 @@ class SweepSummary:
                 one_or_none = at.get(("fused", metric))
                 cells.append("-" if one_or_none is None else number(one_or_none.value, 3))
             shown.add_row(*cells)
-        tests = Table(box=box.SIMPLE, caption="paired by subject, first less second; p after Holm")
+        tests = Table(box=box.SIMPLE, caption="paired by subject, first less second; p after Holm over all rows")
         for column in ("", "against", "difference", "95 %", "p"):
             tests.add_column(column)
         for c in self.comparisons:

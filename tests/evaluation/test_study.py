@@ -7,6 +7,7 @@ import pytest
 from mmray import config
 from mmray.errors import WorkspaceError
 from mmray.evaluation import study, trials
+from mmray.evaluation.comparison import holm
 from mmray.storage import Workspace
 from tests.evaluation import made_trials
 
@@ -64,6 +65,12 @@ def test_other_vectors_of_the_test_subjects_change_the_figures(made):
     for row in rows:
         row["eeg"] = row["eeg"][::-1]
     assert [f.value for f in pooled(plan, rows).figures["gcn"]] != [f.value for f in before.figures["gcn"]]
+
+
+def test_holm_of_a_sweep_runs_over_all_its_comparisons(made):
+    found = pooled(*made).comparisons
+    assert {c.metric for c in found} == {"R@1", "MRR", "cross_entropy"}
+    assert [c.p_holm for c in found] == holm([c.p_value for c in found])
 
 
 def test_a_sweep_reads_back_in_the_plans_order(tmp_path, made):
