@@ -102,6 +102,16 @@ def test_the_table_of_floors_is_its_formulas():
         assert rows(name) == [[f"{floor(int(n)):.3f}" for n in count]]
 
 
+def test_the_floor_of_our_batch_is_that_of_the_size_it_has():
+    ((size, fewer, least, largest, full),) = re.findall(
+        r"`train.batch_size` = (\d+) pairs.*?some (\d+) of.*?below (\S+) is.*?below (\S+) for (\d+)\.", TEXT, re.DOTALL
+    )
+    assert int(size) == int(full) == config.Train().batch_size
+    for count, floor in ((fewer, least), (full, largest)):
+        n = int(count)
+        assert floor == f"{math.log1p((n - 1) * math.exp(-n / (n - 1))):.3f}"
+
+
 def test_the_loss_of_a_simplex_is_the_floor_of_a_batch_and_no_descent_goes_below_it():
     rows_in_batch = 8
     floor = math.log1p((rows_in_batch - 1) * math.exp(-rows_in_batch / (rows_in_batch - 1)))
