@@ -9,12 +9,15 @@ set aside is tried again each time: a full disk or a busy GPU can have been the 
 
 from __future__ import annotations
 
+import itertools
 import json
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from mmray import cluster, placement, progress
 from mmray.config import Config, Features, digest
@@ -28,8 +31,10 @@ from mmray.recordings.sidecar import stated_rate
 from mmray.schema import MODALITIES, Recording
 from mmray.storage import Workspace, is_uri
 
-_GROUP_BYTES = 16 << 20  # small recordings share a task: starting one costs as much as a clip
-_GROUP_RECORDINGS = 8
+# recordings share a task: Ray Data looks for ended ones ten times a second, and their cores wait for it; least and most
+_GROUP_BYTES = (16 << 20, 320 << 20)  # of a task, seconds of work ...
+_GROUP_RECORDINGS = (8, 32)  # ... or of so many small ones
+_SHARE = 2  # a task takes this part of what is left for its core, so that the last ones are short
 _TASK_BYTES = 512 << 20  # libraries and working arrays of a task ...
 _BYTES_PER_BYTE = 6  # ... and what each byte of its recording adds,
 # but no more than a stretch, measured, where it is read in such ...
@@ -130,11 +135,13 @@ def _require_one_a_trial(recordings: list[Recording]) -> None:
 
 
 def _run(recordings: list[Recording], config: Config, key: str) -> Iterator[Outcome]:
-    """Outcomes as they come. One execution for all modalities: starting one costs as much as preparing a recording."""
+    """Outcomes as they come. One execution for all: starting one costs as much as preparing a recording."""
     import ray.exceptions
 
-    by_modality = [[recording for recording in recordings if recording.modality == m] for m in MODALITIES]
-    sides = [_mapped(chosen, config, key) for chosen in by_modality if chosen]
+    encoded = [m for m in MODALITIES if _encoder(m, config.features)]
+    by_modality = [[recording for recording in recordings if recording.modality == m] for m in encoded]
+    plain = [recording for recording in recordings if recording.modality not in encoded]
+    sides = [_mapped(chosen, config, key) for chosen in (plain, *by_modality) if chosen]
     settings = dict.fromkeys(side.setting for side in sides)
     # actors keep what they took until their side is done, so one side must fit beside the other
     together = any(side.keeps for side in sides)
@@ -165,9 +172,9 @@ class _Mapped(NamedTuple):
 
 
 def _mapped(recordings: list[Recording], config: Config, key: str) -> _Mapped:
-    """Outcomes of one modality's recordings to be, biggest first so that the tail is short."""
+    """Outcomes to be of recordings without an encoder, or of one modality with its own; biggest first."""
     features, hardware = config.features, config.cluster
-    encoder = (features.eeg if recordings[0].modality == "eeg" else features.audio).encoder
+    encoder = _encoder(recordings[0].modality, features)
     cpus, gpus = (hardware.encoder_cpus, hardware.encoder_gpus) if encoder else (hardware.task_cpus, 0.0)
     setting = "cluster.encoder_cpus or cluster.encoder_gpus" if encoder else "cluster.task_cpus"
     workspace = Workspace(config.workspace)
@@ -186,7 +193,10 @@ def _mapped(recordings: list[Recording], config: Config, key: str) -> _Mapped:
         def __call__(self, row: dict[str, Any]) -> list[dict[str, Any]]:
             return task(row)
 
-    groups = [{"group": json.dumps([asdict(recording) for recording in group])} for group in _groups(recordings)]
+    at_once = max(1, int(cluster.cores(hardware) / max(cpus, 1)))
+    groups = [
+        {"group": json.dumps([asdict(recording) for recording in group])} for group in _groups(recordings, at_once)
+    ]
     data = cluster.data()
     dataset = data.from_items(groups, override_num_blocks=len(groups))
     if encoder:
@@ -202,6 +212,10 @@ def _mapped(recordings: list[Recording], config: Config, key: str) -> _Mapped:
     return _Mapped(dataset, want, bool(encoder), setting)
 
 
+def _encoder(modality: str, features: Features) -> str | None:
+    return (features.eeg if modality == "eeg" else features.audio).encoder
+
+
 def _bytes_of(recording: Recording) -> int:
     """What a recording adds to its task's memory."""
     by_size = _BYTES_PER_BYTE * signals.bytes_on_disk(recording)
@@ -211,15 +225,20 @@ def _bytes_of(recording: Recording) -> int:
     )
 
 
-def _groups(recordings: list[Recording]) -> Iterator[list[Recording]]:
-    """One big recording a task, or a few small ones."""
-    group: list[Recording] = []
-    for recording in sorted(recordings, key=lambda r: (-r.size_bytes, r.recording_id)):
-        group.append(recording)
-        if len(group) == _GROUP_RECORDINGS or sum(member.size_bytes for member in group) >= _GROUP_BYTES:
-            yield group
-            group = []
-    if group:
+def _groups(recordings: list[Recording], at_once: int) -> Iterator[list[Recording]]:
+    """The recordings of each task, biggest first: a share of what is left, so that all cores end at about one time.
+
+    Guided self-scheduling (Polychronopoulos and Kuck 1987, doi 10.1109/TC.1987.5009495), within bounds.
+    """
+    left = sorted(recordings, key=lambda r: (-r.size_bytes, r.recording_id))
+    left_bytes = sum(recording.size_bytes for recording in left)
+    while left:
+        most_bytes = np.clip(left_bytes / (_SHARE * at_once), *_GROUP_BYTES)
+        most = int(np.clip(len(left) / (_SHARE * at_once), *_GROUP_RECORDINGS))
+        sizes = itertools.accumulate(recording.size_bytes for recording in left[:most])
+        taken = max(1, sum(size <= most_bytes for size in sizes))
+        group, left = left[:taken], left[taken:]
+        left_bytes -= sum(recording.size_bytes for recording in group)
         yield group
 
 

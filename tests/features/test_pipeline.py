@@ -17,12 +17,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mmray.config import Cluster, Config, digest
 from mmray.errors import ConfigError, RecordingError, ResourceError, WorkspaceError
 from mmray.features import extract, pipeline, table
 from mmray.recordings.feis_epochs import CHANNELS
-from mmray.schema import PARTS, QUARANTINE, recordings_of, recordings_table
+from mmray.schema import PARTS, QUARANTINE, Recording, recordings_of, recordings_table
 from mmray.storage import Workspace
 from tests.features import made_encoders
 from tests.features.recordings import FEIS, recording
@@ -36,6 +38,9 @@ BROKEN = {
     "s1-nan-eeg": "of 14 electrodes are bad",
     "s1-short-wav": "shorter than one segment of 1 s",
 }
+
+
+A_CLIP = Recording("r", "p", "p", "audio", "1", "read", None, None, "r.wav", "soundfile", 1)
 
 
 def config_of(workspace: Path, **cluster) -> Config:
@@ -412,15 +417,27 @@ def test_an_unknown_montage_is_refused_before_ray_is_asked(study, tmp_path):
         pipeline.prepare(Config(workspace=str(tmp_path), features=features))
 
 
-def test_groups_hold_every_recording_once_and_big_ones_alone(study):
-    sized = [replace(item, recording_id=str(i), size_bytes=i << 20) for i, item in enumerate(study * 2)]
-    groups = list(pipeline._groups(sized))
+@given(st.lists(st.integers(1, 400 << 20), min_size=1, max_size=80), st.integers(1, 16))
+def test_groups_hold_every_recording_once_and_none_is_more_than_a_share_of_what_was_left(sizes, at_once):
+    sized = [replace(A_CLIP, recording_id=f"{i:02d}", size_bytes=size) for i, size in enumerate(sizes)]
+    groups = list(pipeline._groups(sized, at_once))
     members = [item for group in groups for item in group]
-    assert sorted(item.recording_id for item in members) == sorted(item.recording_id for item in sized)
-    assert [item.size_bytes for item in members] == sorted((item.size_bytes for item in sized), reverse=True)
+    assert sorted(item.recording_id for item in members) == [item.recording_id for item in sized]
+    assert [item.size_bytes for item in members] == sorted(sizes, reverse=True)
+    left_bytes, left = sum(sizes), len(sizes)
     for group in groups:
-        assert len(group) <= 8
-        assert len(group) == 1 or group[0].size_bytes < 16 << 20
+        held = sum(item.size_bytes for item in group)
+        assert len(group) <= min(32, max(8, left / (2 * at_once)))
+        assert len(group) == 1 or held <= min(320 << 20, max(16 << 20, left_bytes / (2 * at_once)))
+        left_bytes, left = left_bytes - held, left - len(group)
+
+
+def test_many_small_recordings_share_tasks_and_the_last_tasks_are_short():
+    sized = [replace(A_CLIP, recording_id=f"{i:04d}", size_bytes=1000) for i in range(1000)]
+    counts = [len(group) for group in pipeline._groups(sized, 4)]
+    assert counts[0] == 32
+    assert counts[-3] == 8
+    assert counts == sorted(counts, reverse=True)
 
 
 def descendants(pid: int) -> list[int]:
