@@ -7,7 +7,7 @@ import importlib
 import json
 import sys
 
-NAMES = ("prepare", "train", "search", "serve", "sweep", "faults", "scaling")
+NAMES = ("prepare", "train", "search", "serve", "sweep", "faults", "scaling", "learnable")
 
 
 def main(arguments: list[str]) -> int:

@@ -6,11 +6,13 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from benchmarks import faults, search, stages
+from benchmarks import faults, learnable, search, stages
 from benchmarks.__main__ import main
 from benchmarks.harness import Figure, Outcome, growth
+from mmray.recordings import synthetic, synthetic_eeg
 
 SIZES = (250, 500, 1000, 2000)
 
@@ -138,3 +140,22 @@ def test_fifty_faults_meet_every_stage_with_every_kind_and_are_the_same_each_tim
 )
 def test_the_distance_of_two_results_is_that_of_their_numbers_and_infinite_else(found, far):
     assert stages.distance([{"a": 1.0, "b": "x"}], found) == far
+
+
+def test_the_parameters_that_learnable_reads_off_the_truth_are_the_traits_with_the_bodys_wobble() -> None:
+    truth = synthetic.truth(learnable.PEOPLE, seed=3)
+    drive_SP = learnable._drives(truth, "eeg", synthetic_eeg.PARAMETERS)
+    trait_SP = np.stack([truth[f"eeg_{k}"].to_numpy() for k in range(drive_SP.shape[1])], 1)
+    wobble_SP = drive_SP - trait_SP
+    assert abs(wobble_SP.mean()) < 0.05
+    assert abs(wobble_SP.std() - synthetic.SUBJECT_WOBBLE) < 0.03
+    assert abs(np.corrcoef(wobble_SP.ravel(), trait_SP.ravel())[0, 1]) < 0.1
+
+
+def test_each_rung_of_learnable_gives_less_and_nothing_shared_is_chance() -> None:
+    rungs = [learnable._rungs(seed) for seed in range(12)]
+    means = [float(np.mean([one[rung] for one in rungs])) for rung in rungs[0]]
+    assert means == sorted(means, reverse=True)
+    rng = np.random.default_rng(0)
+    alone = [learnable._r1(learnable._learnt(*rng.standard_normal((2, 240, 8)))) for _ in range(40)]
+    assert abs(float(np.mean(alone)) - 1 / learnable.TESTED) < 0.01

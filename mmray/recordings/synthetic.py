@@ -34,8 +34,8 @@ AUDIO = "audio_lanzhou_2015"
 _GENERATOR = 1  # raise it when the same seed no longer gives the same bytes
 _MDD_SHARE = 24 / 53
 # SD of nuisance in the traits' own unit, at nuisance 1: of a subject (a person's anatomy and day), of a clip (its mood)
-_SUBJECT_WOBBLE = 0.35
-_CLIP_WOBBLE = 0.5
+SUBJECT_WOBBLE = 0.35
+CLIP_WOBBLE = 0.5
 _MATLAB_HEADER = b"MATLAB 5.0 MAT-file, Platform: GLNXA64, Created on: Thu Apr 16 10:17:00 2015"
 
 
@@ -105,7 +105,7 @@ def generate(out: str | Path, config: Synth, seed: int, cluster_config: Cluster)
             for _ in cluster.map(write, range(config.subjects), label="synthetic study", config=cluster_config):
                 pass
         _write_workbooks(place, [subject.person for subject in subjects])
-        place.write_table(_truth(config, subjects), TRUTH)
+        place.write_table(truth(config, seed), TRUTH)
     mdd = sum(subject.person.label for subject in subjects)
     return SynthSummary(
         root=place.root,
@@ -127,7 +127,7 @@ def _subject(config: Synth, seed: int, index: int) -> _Subject:
     label = int(index < patients)
     person = draw_person(_subject_id(index, patients), label, person_rng)
     latents = draw_latents(label, config.label_effect, config.coupling, config.traits, latent_rng)
-    wobble = _SUBJECT_WOBBLE * config.nuisance
+    wobble = SUBJECT_WOBBLE * config.nuisance
     eeg_P = wobble * body_rng.standard_normal(len(synthetic_eeg.PARAMETERS))
     voice_P = wobble * body_rng.standard_normal(len(synthetic_voice.PARAMETERS))
     # men and women differ in pitch and vocal tract; here less than in life, or nothing else would be left to find
@@ -196,7 +196,7 @@ def _synthesise_subject(place: Workspace, config: Synth, seed: int, lead: synthe
         if place.exists(*clip_path):
             continue
         rng = np.random.default_rng(stream)
-        mood_P = _CLIP_WOBBLE * config.nuisance * rng.standard_normal(len(synthetic_voice.PARAMETERS))
+        mood_P = CLIP_WOBBLE * config.nuisance * rng.standard_normal(len(synthetic_voice.PARAMETERS))
         voice = realise(synthetic_voice.PARAMETERS, subject.latents.audio_K, subject.voice_drive_P + mood_P)
         clip_N = synthetic_voice.synthesise(voice, seconds, config.nuisance, rng)
         place.write_bytes(_wave(clip_N, subject.two_channels, rng), *clip_path)
@@ -241,10 +241,10 @@ def _write_workbooks(place: Workspace, people: list[Person]) -> None:
         place.write_bytes(content, folder, f"subjects_information_{folder}.xlsx")
 
 
-def _truth(config: Synth, subjects: list[_Subject]) -> pa.Table:
-    """A row a subject: realised latents, and the physical parameters they led to."""
+def truth(config: Synth, seed: int) -> pa.Table:
+    """What truth.parquet holds: a row a subject, realised latents and the physical parameters they led to."""
     rows = []
-    for subject in subjects:
+    for subject in (_subject(config, seed, index) for index in range(config.subjects)):
         rows.append(
             {"subject_id": subject.person.subject_id, "label": subject.person.label}
             | {f"eeg_{k}": float(value) for k, value in enumerate(subject.latents.eeg_K)}

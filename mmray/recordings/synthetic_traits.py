@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+BEND = 3.5  # SD of the traits that no parameter leaves
 Table = dict[str, tuple[float, float, bool]]  # parameter: mean person's value, change per SD, whether of the logarithm
 
 
@@ -43,7 +44,7 @@ def draw_latents(label: int, label_effect: float, coupling: float, traits: int, 
 def realise(table: Table, latent_K: NDArray[np.float64], wobble_P: NDArray[np.float64]) -> dict[str, float]:
     """Physical parameters of a person: parameter p rises with trait p mod K, and with its wobble.
 
-    Both together are bent smoothly to stay within 3.5 SD, so that no body leaves the human range.
+    Both together are bent smoothly to stay within BEND SD, so that no body leaves the human range.
 
     Args:
         table: P parameters of a modality.
@@ -53,6 +54,6 @@ def realise(table: Table, latent_K: NDArray[np.float64], wobble_P: NDArray[np.fl
     values = {}
     for position, (name, (centre, change, logarithmic)) in enumerate(table.items()):
         drive = latent_K[position % len(latent_K)] + wobble_P[position]
-        drive = 3.5 * np.tanh(drive / 3.5)
+        drive = BEND * np.tanh(drive / BEND)
         values[name] = float(centre * np.exp(change * drive) if logarithmic else centre + change * drive)
     return values
