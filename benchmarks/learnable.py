@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from benchmarks.harness import Figure, Outcome
 from mmray import progress
 from mmray.config import Synth
+from mmray.evaluation.retrieval import unit
 from mmray.models.baselines.ridge import STRENGTHS, shared_space
 from mmray.recordings import oracle, synthetic, synthetic_eeg, synthetic_voice
 from mmray.recordings.synthetic_traits import BEND, Table
@@ -61,10 +62,8 @@ def _rungs(seed: int) -> dict[str, float]:
     """R@1 of each rung in one study."""
     rng = np.random.default_rng((seed, 1))
     truth = synthetic.truth(PEOPLE, seed).take(pa.array(rng.permutation(PEOPLE.subjects)))
-    drive_SP, voice_SP = (
-        _drives(truth, "eeg", synthetic_eeg.PARAMETERS),
-        _drives(truth, "audio", synthetic_voice.PARAMETERS),
-    )
+    drive_SP = _drives(truth, "eeg", synthetic_eeg.PARAMETERS)
+    voice_SP = _drives(truth, "audio", synthetic_voice.PARAMETERS)
     mood = synthetic.CLIP_WOBBLE / PEOPLE.clips**0.5
     heard_SP = voice_SP + mood * rng.standard_normal(voice_SP.shape)
     test = slice(0, TESTED)
@@ -109,14 +108,9 @@ def _learnt(x_SP: Array, y_SP: Array) -> Array:
     def cosines(strength: float, whom: slice) -> Array:
         sides = zip((x_SP, y_SP), shared_space(x_SP[learn], y_SP[learn], strength), strict=True)
         x_SK, y_SK = (z_SP[whom] @ weight_PK for z_SP, weight_PK in sides)
-        return _unit(x_SK) @ _unit(y_SK).T
+        return unit(x_SK) @ unit(y_SK).T
 
     return cosines(max(STRENGTHS, key=lambda strength: _r1(cosines(strength, judge))), test)
-
-
-def _unit(z_SK: Array) -> Array:
-    unit_SK: Array = z_SK / np.linalg.norm(z_SK, axis=1, keepdims=True)
-    return unit_SK
 
 
 def _r1(score_SS: Array) -> float:

@@ -230,15 +230,15 @@ def _groups(recordings: list[Recording], at_once: int) -> Iterator[list[Recordin
 
     Guided self-scheduling (Polychronopoulos and Kuck 1987, doi 10.1109/TC.1987.5009495), within bounds.
     """
-    left = sorted(recordings, key=lambda r: (-r.size_bytes, r.recording_id))
-    left_bytes = sum(recording.size_bytes for recording in left)
-    while left:
+    ordered = sorted(recordings, key=lambda r: (-r.size_bytes, r.recording_id))
+    left_bytes, first = sum(recording.size_bytes for recording in ordered), 0
+    while first < len(ordered):
         most_bytes = np.clip(left_bytes / (_SHARE * at_once), *_GROUP_BYTES)
-        most = int(np.clip(len(left) / (_SHARE * at_once), *_GROUP_RECORDINGS))
-        sizes = itertools.accumulate(recording.size_bytes for recording in left[:most])
-        taken = max(1, sum(size <= most_bytes for size in sizes))
-        group, left = left[:taken], left[taken:]
+        most = int(np.clip((len(ordered) - first) / (_SHARE * at_once), *_GROUP_RECORDINGS))
+        sizes = itertools.accumulate(recording.size_bytes for recording in ordered[first : first + most])
+        group = ordered[first : first + max(1, sum(size <= most_bytes for size in sizes))]
         left_bytes -= sum(recording.size_bytes for recording in group)
+        first += len(group)
         yield group
 
 
