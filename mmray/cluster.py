@@ -234,6 +234,12 @@ def cores(config: Cluster) -> int:
     return int(logical_cpus()) if address(config) else min(int(logical_cpus()), os.cpu_count() or 1)
 
 
+def busy_cpus(config: Cluster, threads: float) -> float:
+    """CPUs that Ray counts for a task which keeps so many cores busy, so that no more run at once than `cores` hold."""
+    each = logical_cpus() / cores(config)
+    return threads if each <= 1 else min(threads * each, max(threads, logical_cpus()))
+
+
 def data() -> Any:
     """The module ray.data, its plan and pace kept off the terminal, and errors too, which are raised as well."""
     import ray.data

@@ -31,10 +31,13 @@ from mmray.recordings.sidecar import stated_rate
 from mmray.schema import MODALITIES, Recording
 from mmray.storage import Workspace, is_uri
 
-# recordings share a task: Ray Data looks for ended ones ten times a second, and their cores wait for it; least and most
+# recordings share a task, whose hand-out costs some 20 ms; least and most
 _GROUP_BYTES = (16 << 20, 320 << 20)  # of a task, seconds of work ...
 _GROUP_RECORDINGS = (8, 32)  # ... or of so many small ones
 _SHARE = 2  # a task takes this part of what is left for its core, so that the last ones are short
+_MOST_TASKS = (
+    1000  # handed to Ray at once, so that none of so many cores waits for the driver; it looks at each in turn
+)
 _TASK_BYTES = 512 << 20  # libraries and working arrays of a task ...
 _BYTES_PER_BYTE = 6  # ... and what each byte of its recording adds,
 # but no more than a stretch, measured, where it is read in such ...
@@ -141,14 +144,18 @@ def _run(recordings: list[Recording], config: Config, key: str) -> Iterator[Outc
     encoded = [m for m in MODALITIES if _encoder(m, config.features)]
     by_modality = [[recording for recording in recordings if recording.modality == m] for m in encoded]
     plain = [recording for recording in recordings if recording.modality not in encoded]
-    sides = [_mapped(chosen, config, key) for chosen in (plain, *by_modality) if chosen]
-    settings = dict.fromkeys(side.setting for side in sides)
     # actors keep what they took until their side is done, so one side must fit beside the other
-    together = any(side.keeps for side in sides)
+    together = bool(encoded)
+    sides = [_mapped(chosen, config, key, together) for chosen in (plain, *by_modality) if chosen]
+    settings = dict.fromkeys(side.setting for side in sides)
     for wants in [[side.want for side in sides]] if together else [[side.want] for side in sides]:
         cluster.require_room(config.cluster, "prepare", *wants, setting=" or ".join(settings))
     first, *others = (side.dataset for side in sides)
     dataset = first.union(*others) if others else first
+    if not together:
+        # Ray Data would start one task, learn a second later what the cluster holds, and then hand out no more than
+        # fits, so that a core whose task ends waits for its next look, a tenth of a second. Ray's own queue does not.
+        dataset.context.op_resource_reservation_enabled = False
     try:
         for row in dataset.iter_rows():
             yield Outcome(**row)
@@ -167,15 +174,15 @@ def _run(recordings: list[Recording], config: Config, key: str) -> Iterator[Outc
 class _Mapped(NamedTuple):
     dataset: Any
     want: Want  # of one of its tasks or actors
-    keeps: bool  # whether they are actors
     setting: str  # which limits how many of its tasks run at once
 
 
-def _mapped(recordings: list[Recording], config: Config, key: str) -> _Mapped:
+def _mapped(recordings: list[Recording], config: Config, key: str, together: bool) -> _Mapped:
     """Outcomes to be of recordings without an encoder, or of one modality with its own; biggest first."""
     features, hardware = config.features, config.cluster
     encoder = _encoder(recordings[0].modality, features)
-    cpus, gpus = (hardware.encoder_cpus, hardware.encoder_gpus) if encoder else (hardware.task_cpus, 0.0)
+    threads, gpus = (hardware.encoder_cpus, hardware.encoder_gpus) if encoder else (hardware.task_cpus, 0.0)
+    cpus = threads if together else cluster.busy_cpus(hardware, threads)
     setting = "cluster.encoder_cpus or cluster.encoder_gpus" if encoder else "cluster.task_cpus"
     workspace = Workspace(config.workspace)
     memory = _TASK_BYTES + max(_bytes_of(recording) for recording in recordings)
@@ -183,7 +190,7 @@ def _mapped(recordings: list[Recording], config: Config, key: str) -> _Mapped:
     where = placement.options(want.where)
 
     def task(row: dict[str, Any]) -> list[dict[str, Any]]:
-        cluster.limit_threads(cpus)
+        cluster.limit_threads(threads)
         group = [Recording(**fields) for fields in json.loads(row["group"])]
         return [asdict(_prepare_one(member, features, workspace, key)) for member in group]
 
@@ -193,7 +200,7 @@ def _mapped(recordings: list[Recording], config: Config, key: str) -> _Mapped:
         def __call__(self, row: dict[str, Any]) -> list[dict[str, Any]]:
             return task(row)
 
-    at_once = max(1, int(cluster.cores(hardware) / max(cpus, 1)))
+    at_once = max(1, int(cluster.cores(hardware) / max(threads, 1)))
     groups = [
         {"group": json.dumps([asdict(recording) for recording in group])} for group in _groups(recordings, at_once)
     ]
@@ -208,8 +215,9 @@ def _mapped(recordings: list[Recording], config: Config, key: str) -> _Mapped:
                 Actor, compute=pool, num_cpus=cpus, num_gpus=gpus, memory=memory, **again, **where
             )
     else:
-        dataset = dataset.flat_map(task, num_cpus=cpus, memory=memory, **where)
-    return _Mapped(dataset, want, bool(encoder), setting)
+        waiting = data.TaskPoolStrategy(size=min(_MOST_TASKS, len(groups)))
+        dataset = dataset.flat_map(task, compute=waiting, num_cpus=cpus, memory=memory, **where)
+    return _Mapped(dataset, want, setting)
 
 
 def _encoder(modality: str, features: Features) -> str | None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import zipfile
 from dataclasses import replace
@@ -516,6 +517,26 @@ def title(pid: int) -> str:
 
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds Ray's processes through /proc")
+
+
+@needs_proc
+def test_no_more_tasks_run_at_once_than_there_are_cores(study, ray_session, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "_GROUP_RECORDINGS", (1, 1))
+    write_recordings(tmp_path, study)
+    most, ended = [0], threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.005):
+            most.append(sum("FlatMap" in title(pid) for pid in descendants(os.getpid())))  # Ray renames a busy worker
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        pipeline.prepare(config_of(tmp_path))
+    finally:
+        ended.set()
+        looking.join()
+    assert max(most) == min(4, os.cpu_count())  # the session's Ray counts four CPUs on any machine
 
 
 @needs_proc
