@@ -7,7 +7,7 @@ import importlib
 import json
 import sys
 
-NAMES = ("prepare", "train", "search", "serve", "sweep", "faults", "scaling", "learnable")
+NAMES = ("prepare", "train", "search", "serve", "sweep", "faults", "scaling", "learnable", "decodable")
 
 
 def main(arguments: list[str]) -> int:

@@ -62,8 +62,8 @@ def _rungs(seed: int) -> dict[str, float]:
     """R@1 of each rung in one study."""
     rng = np.random.default_rng((seed, 1))
     truth = synthetic.truth(PEOPLE, seed).take(pa.array(rng.permutation(PEOPLE.subjects)))
-    drive_SP = _drives(truth, "eeg", synthetic_eeg.PARAMETERS)
-    voice_SP = _drives(truth, "audio", synthetic_voice.PARAMETERS)
+    drive_SP = drives(truth, "eeg", synthetic_eeg.PARAMETERS)
+    voice_SP = drives(truth, "audio", synthetic_voice.PARAMETERS)
     mood = synthetic.CLIP_WOBBLE / PEOPLE.clips**0.5
     heard_SP = voice_SP + mood * rng.standard_normal(voice_SP.shape)
     test = slice(0, TESTED)
@@ -71,17 +71,17 @@ def _rungs(seed: int) -> dict[str, float]:
     ceilings = oracle.ceilings(truth[test], truth["subject_id"].to_pylist()[test])
     found = {
         "the traits themselves (the oracle)": statistics.mean(c["R@1"] for c in ceilings.values()),
-        "exact parameters, the law known": _r1(_law(drive_SP[test], voice_SP[test], body, body)),
-        "the same, of a voice in six moods": _r1(_law(drive_SP[test], heard_SP[test], body, body + mood**2)),
-        _LEARNT: _r1(_learnt(drive_SP, heard_SP)),
+        "exact parameters, the law known": r1(_law(drive_SP[test], voice_SP[test], body, body)),
+        "the same, of a voice in six moods": r1(_law(drive_SP[test], heard_SP[test], body, body + mood**2)),
+        _LEARNT: r1(_learnt(drive_SP, heard_SP)),
     }
     for error in ERRORS:
         seen, heard = (x_SP + error * rng.standard_normal(x_SP.shape) for x_SP in (drive_SP, heard_SP))
-        found[f"the same, parameters within {error:g} SD"] = _r1(_learnt(seen, heard))
+        found[f"the same, parameters within {error:g} SD"] = r1(_learnt(seen, heard))
     return found
 
 
-def _drives(truth: pa.Table, modality: str, table: Table) -> Array:
+def drives(truth: pa.Table, modality: str, table: Table) -> Array:
     """Parameters in SD of the traits, their bend undone, S x P."""
     columns = []
     for name, (centre, change, logarithmic) in table.items():
@@ -110,10 +110,10 @@ def _learnt(x_SP: Array, y_SP: Array) -> Array:
         x_SK, y_SK = (z_SP[whom] @ weight_PK for z_SP, weight_PK in sides)
         return unit(x_SK) @ unit(y_SK).T
 
-    return cosines(max(STRENGTHS, key=lambda strength: _r1(cosines(strength, judge))), test)
+    return cosines(max(STRENGTHS, key=lambda strength: r1(cosines(strength, judge))), test)
 
 
-def _r1(score_SS: Array) -> float:
+def r1(score_SS: Array) -> float:
     """R@1, mean of both directions; ties count against the query."""
     own_S = np.diag(score_SS)
     hits = [((score >= own_S[:, None]).sum(1) == 1).mean() for score in (score_SS, score_SS.T)]

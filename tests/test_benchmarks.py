@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks import faults, learnable, search, stages
+from benchmarks import decodable, faults, learnable, search, stages
 from benchmarks.__main__ import main
 from benchmarks.harness import Figure, Outcome, growth
 from mmray.recordings import synthetic, synthetic_eeg
@@ -144,7 +144,7 @@ def test_the_distance_of_two_results_is_that_of_their_numbers_and_infinite_else(
 
 def test_the_parameters_that_learnable_reads_off_the_truth_are_the_traits_with_the_bodys_wobble() -> None:
     truth = synthetic.truth(learnable.PEOPLE, seed=3)
-    drive_SP = learnable._drives(truth, "eeg", synthetic_eeg.PARAMETERS)
+    drive_SP = learnable.drives(truth, "eeg", synthetic_eeg.PARAMETERS)
     trait_SP = np.stack([truth[f"eeg_{k}"].to_numpy() for k in range(drive_SP.shape[1])], 1)
     wobble_SP = drive_SP - trait_SP
     assert abs(wobble_SP.mean()) < 0.05
@@ -157,5 +157,37 @@ def test_each_rung_of_learnable_gives_less_and_nothing_shared_is_chance() -> Non
     means = [float(np.mean([one[rung] for one in rungs])) for rung in rungs[0]]
     assert means == sorted(means, reverse=True)
     rng = np.random.default_rng(0)
-    alone = [learnable._r1(learnable._learnt(*rng.standard_normal((2, 240, 8)))) for _ in range(40)]
+    alone = [learnable.r1(learnable._learnt(*rng.standard_normal((2, 240, 8)))) for _ in range(40)]
     assert abs(float(np.mean(alone)) - 1 / learnable.TESTED) < 0.01
+
+
+def test_a_learnt_persons_parameters_are_read_as_if_from_the_others_alone() -> None:
+    rng = np.random.default_rng(0)
+    x_UF, drive_UP = rng.standard_normal((30, 50)), rng.standard_normal((30, 2))
+    x_UF[:, 0] += 3 * drive_UP[:, 0]
+    learn = np.arange(20)
+    read_UP = decodable._told(decodable.Side(x_UF, x_UF, [], drive_UP), learn)
+    centred_UF = x_UF - x_UF[learn].mean(0)
+    kernel_UU = centred_UF @ centred_UF.T / (centred_UF[learn] ** 2).sum(1).mean()
+    mean_P = drive_UP[learn].mean(0)
+    for person in range(30):
+        others = np.setdiff1d(learn, [person])
+        inverse_LL = np.linalg.inv(kernel_UU[np.ix_(others, others)] + decodable.REGRESSION * np.eye(len(others)))
+        expected_P = mean_P + kernel_UU[person, others] @ inverse_LL @ (drive_UP[others] - mean_P)
+        np.testing.assert_allclose(read_UP[person], expected_P, atol=1e-9)
+
+
+def test_discriminants_pass_over_a_microphone_that_differs_more_than_people_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decodable, "DIRECTIONS", 1)
+    rng = np.random.default_rng(0)
+    who_U1, microphone_UC1 = rng.standard_normal((60, 1)), 4 * rng.standard_normal((60, 3, 1))
+    clips = [
+        np.hstack([who + 0.1 * rng.standard_normal((3, 1)), mic])
+        for who, mic in zip(who_U1, microphone_UC1, strict=True)
+    ]
+    mean_UF = np.stack([clip.mean(0) for clip in clips])
+    side, learn = decodable.Side(mean_UF, mean_UF, clips, who_U1), np.arange(40)
+    found_U = decodable._discriminants(side, learn, 0.1)[:, 0]
+    blind_U = decodable._principal(side, learn, 1)[0][:, 0]
+    assert abs(np.corrcoef(found_U, who_U1[:, 0])[0, 1]) > 0.99
+    assert abs(np.corrcoef(blind_U, who_U1[:, 0])[0, 1]) < 0.5
