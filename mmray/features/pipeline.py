@@ -35,9 +35,7 @@ from mmray.storage import Workspace, is_uri
 _GROUP_BYTES = (16 << 20, 320 << 20)  # of a task, seconds of work ...
 _GROUP_RECORDINGS = (8, 32)  # ... or of so many small ones
 _SHARE = 2  # a task takes this part of what is left for its core, so that the last ones are short
-_MOST_TASKS = (
-    1000  # handed to Ray at once, so that none of so many cores waits for the driver; it looks at each in turn
-)
+_MOST_TASKS = 1000  # that wait in Ray's queue: enough for as many cores, and the driver looks at each in turn
 _TASK_BYTES = 512 << 20  # libraries and working arrays of a task ...
 _BYTES_PER_BYTE = 6  # ... and what each byte of its recording adds,
 # but no more than a stretch, measured, where it is read in such ...
