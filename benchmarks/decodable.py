@@ -5,8 +5,8 @@ gets, by a regression that is told them for the training people, which no study 
 closed form that know pairs alone: the `ridge` control's, canonical correlations of principal components, and of the
 directions that tell people apart: Fisher's linear discriminants (1936, doi 10.1111/j.1469-1809.1936.tb02137.x), as
 speakers are recognised (Dehak et al. 2011, doi 10.1109/TASL.2010.2064307). All on the study of
-jobs/configs/control_large.yaml, in many draws of who is learnt from, validated and tested. Features are standardised once,
-over everybody: bounds of what they hold, and no system's result.
+jobs/configs/control_large.yaml, in many draws of who is learnt from, validated and tested. Features are standardised
+once, over everybody: bounds of what they hold, and no system's result.
 """
 
 from __future__ import annotations
