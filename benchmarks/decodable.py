@@ -5,8 +5,8 @@ gets, by a regression that is told them for the training people, which no study 
 closed form that know pairs alone: the `ridge` control's, canonical correlations of principal components, and of the
 directions that tell people apart: Fisher's linear discriminants (1936, doi 10.1111/j.1469-1809.1936.tb02137.x), as
 speakers are recognised (Dehak et al. 2011, doi 10.1109/TASL.2010.2064307). All on the study of
-jobs/configs/control_large.yaml, in many draws of who is learnt from, validated and tested. Features are standardised
-once, over everybody: bounds of what they hold, and no system's result.
+jobs/configs/control_large.yaml, in many draws of who is learnt from, validated and tested: bounds of what features
+hold, and no system's result.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Side:
-    """One modality of U people.
+    """One modality of U people, in SD of the segments of those learnt from.
 
     Attributes:
         flat_UF: mean of each person's standardised node features, as `ridge` sees them.
@@ -71,7 +71,7 @@ def run(*, quick: bool) -> Outcome:
     outcome = Outcome("decodable")
     folder = tempfile.mkdtemp(prefix="mmray-benchmark-")
     try:
-        sides = _sides(_settings(folder, quick))
+        people, studied = _studied(_settings(folder, quick))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     found: dict[str, list[float]] = defaultdict(list)
@@ -79,7 +79,9 @@ def run(*, quick: bool) -> Outcome:
     draws = 5 if quick else 100
     with progress.bar("decodable: draws", draws) as advance:
         for seed in range(draws):
-            for rung, value in _rungs(sides, np.random.default_rng(seed), read).items():
+            parts = _parts(len(people), np.random.default_rng(seed))
+            sides = {m: _side(*studied[m], people, parts[2]) for m in studied}
+            for rung, value in _rungs(sides, *parts, read).items():
                 found[rung].append(value)
             advance()
     means = {rung: statistics.mean(values) for rung, values in found.items()}
@@ -92,7 +94,7 @@ def run(*, quick: bool) -> Outcome:
     outcome.detail["R@1, mean of both directions"] = {rung: round(value, 3) for rung, value in means.items()}
     outcome.detail["standard deviation over draws"] = {k: round(statistics.stdev(v), 3) for k, v in found.items()}
     outcome.detail["R2 of each parameter, mean over draws"] = {
-        m: dict(zip(_TABLES[m], np.mean(read[m], 0).round(2).tolist(), strict=True)) for m in sides
+        m: dict(zip(_TABLES[m], np.mean(read[m], 0).round(2).tolist(), strict=True)) for m in studied
     }
     return outcome
 
@@ -103,25 +105,31 @@ def _settings(folder: str, quick: bool) -> Config:
     return config.laid_over(large, {"workspace": f"{folder}/ws", "study.root": f"{folder}/study"} | small)
 
 
-def _sides(settings: Config) -> dict[Modality, Side]:
+def _studied(settings: Config) -> tuple[list[str], dict[Modality, tuple[Segments, Array]]]:
+    """Everybody, and of each modality their segments and the parameters of their bodies."""
     synthetic.generate(settings.study.root, settings.synth, settings.seed, settings.cluster)
     catalogue.catalogue(settings)
     pipeline.prepare(settings)
     truth = synthetic.truth(settings.synth, settings.seed).sort_by("subject_id")
     people = truth["subject_id"].to_pylist()
-    key = config.digest(settings.features)
-    return {
-        m: _side(table.load(Workspace(settings.workspace), key, m, people), people, drives(truth, m, _TABLES[m]))
-        for m in _TABLES
-    }
+    workspace, key = Workspace(settings.workspace), config.digest(settings.features)
+    return people, {m: (table.load(workspace, key, m, people), drives(truth, m, _TABLES[m])) for m in _TABLES}
 
 
-def _side(part: Segments, people: list[str], drive_UP: Array) -> Side:
-    x_SND = part.x_SND - part.x_SND.mean(0)
-    x_SND /= np.maximum(x_SND.std(0), 1e-6)
+def _parts(people: int, rng: np.random.Generator) -> tuple[Any, Any, Any]:
+    """Who is tested, who validates, and from whom is learnt."""
+    tested, validated = (round(share * people) for share in (TESTED, VALIDATED))
+    test, judge, learn = np.split(rng.permutation(people), [tested, tested + validated])
+    return test, judge, learn
+
+
+def _side(part: Segments, drive_UP: Array, people: list[str], learn: Any) -> Side:
+    learnt_S = np.isin(part.subject_id_S, np.array(people)[learn])
+    x_SND = part.x_SND - part.x_SND[learnt_S].mean(0)
+    x_SND /= np.maximum(x_SND[learnt_S].std(0), 1e-6)
     flat_SF = x_SND.reshape(len(part), -1)
     seen_SF = flat_SF if part.modality == "eeg" else moments(torch.from_numpy(x_SND)).flatten(1).numpy()
-    seen_SF = seen_SF.astype(np.float64) / np.maximum(seen_SF.std(0), 1e-6)
+    seen_SF = seen_SF.astype(np.float64) / np.maximum(seen_SF[learnt_S].std(0), 1e-6)
     keys_U = np.array(people)
     apart = []
     for person in people:
@@ -133,11 +141,10 @@ def _side(part: Segments, people: list[str], drive_UP: Array) -> Side:
     return Side(flat_UF, seen_UF, apart, drive_UP)
 
 
-def _rungs(sides: dict[Modality, Side], rng: np.random.Generator, read: dict[str, list[Array]]) -> dict[str, float]:
+def _rungs(
+    sides: dict[Modality, Side], test: Any, judge: Any, learn: Any, read: dict[str, list[Array]]
+) -> dict[str, float]:
     """R@1 of each rung for one draw of people; appends how well the tested people's parameters are read."""
-    order_U = rng.permutation(len(sides["eeg"].seen_UF))
-    tested, validated = (round(share * len(order_U)) for share in (TESTED, VALIDATED))
-    test, judge, learn = np.split(order_U, [tested, tested + validated])
     eeg, audio = sides["eeg"], sides["audio"]
     exact = [side.drive_UP for side in (eeg, audio)]
     told = [_told(side, learn) for side in (eeg, audio)]

@@ -37,7 +37,11 @@ def measured(rounds: int) -> dict[str, Any]:
     for seed in range(REPLICAS):
         torch.manual_seed(seed)
         model = registry.build(config.Model(name="gcn"), SHAPES, 2).train()
-        model.fit_scalers({m: g.x_SND for m, g in graphs.items()}, {m: g.subject_id_S for m, g in graphs.items()})
+        model.fit_scalers(
+            {m: g.x_SND for m, g in graphs.items()},
+            {m: g.subject_id_S for m, g in graphs.items()},
+            {m: g.recording_id_S for m, g in graphs.items()},
+        )
         models.append(model)
     some = [batches.batch(graphs, draw) for draw in draws.batches(train.batch_size, 2, train.segments, 0, 0)]
     parameters, _ = stack_module_state(list(models))

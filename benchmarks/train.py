@@ -27,7 +27,7 @@ from mmray.training.sampling import Sampler, sampler
 
 SUBJECTS = 64
 # no population graph: PyG has no such layer, and both sides would call the same one
-MODEL = config.Model(population=False, dropout=0.0)
+MODEL = config.Model(population=False, dropout=0.0, stochastic_depth=0.0)
 TRAIN = config.Train(batch_size=32, passes=1)
 
 

@@ -264,7 +264,13 @@ class Model(Section):
     pool_ratio: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="share of nodes a pooling keeps")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="in training")
     components: int = Field(
-        12, ge=1, description="crossmodal_gcn: principal components of the training people that its linear skip takes"
+        10,
+        ge=1,
+        description="crossmodal_gcn: directions its linear skip takes, in which training people differ most, for how "
+        "much each differs from himself",
+    )
+    stochastic_depth: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.5, description="crossmodal_gcn: share of training batches in which its skip does without the graph layers"
     )
     attention: bool = Field(True, description="crossmodal_gcn: cross-modal attention, eq. 2-4; off for ablation")
     gate: bool = Field(True, description="crossmodal_gcn: feature-level gate; off: the mean of what is there")

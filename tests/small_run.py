@@ -125,7 +125,9 @@ def make_run(config: Config, run_id: str, seed: int) -> None:
     known = [subject for part in (FOLD.train, FOLD.validation, FOLD.test) for subject in part]
     segments = {modality: table.load(workspace, digest, modality, known) for modality in MODALITIES}
     model.fit_scalers(
-        {m: torch.tensor(s.x_SND) for m, s in segments.items()}, {m: s.subject_id_S for m, s in segments.items()}
+        {m: torch.tensor(s.x_SND) for m, s in segments.items()},
+        {m: s.subject_id_S for m, s in segments.items()},
+        {m: s.recording_id_S for m, s in segments.items()},
     )
     training = chosen(segments, FOLD.train)
     graphs = {m: batches.graphs(part, torch.device("cpu")) for m, part in training.items()}

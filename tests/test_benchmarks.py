@@ -12,7 +12,9 @@ import pytest
 from benchmarks import decodable, faults, learnable, search, stages
 from benchmarks.__main__ import main
 from benchmarks.harness import Figure, Outcome, growth
+from mmray.features.table import Segments, from_table
 from mmray.recordings import synthetic, synthetic_eeg
+from tests.training.conftest import generated_tables
 
 SIZES = (250, 500, 1000, 2000)
 
@@ -39,6 +41,11 @@ def test_a_quadratic_part_under_a_large_constant_shows_in_the_spread():
     figure = growth(SIZES, [1e6 + size**2 for size in SIZES], bar=1.15, unit="s")
     assert figure.met
     assert figure.spread[1] > 1.15
+
+
+@pytest.fixture
+def generated_parts() -> Segments:
+    return from_table(generated_tables(subjects=15, segments=3)["audio"])
 
 
 def made() -> Outcome:
@@ -175,6 +182,17 @@ def test_a_learnt_persons_parameters_are_read_as_if_from_the_others_alone() -> N
         inverse_LL = np.linalg.inv(kernel_UU[np.ix_(others, others)] + decodable.REGRESSION * np.eye(len(others)))
         expected_P = mean_P + kernel_UU[person, others] @ inverse_LL @ (drive_UP[others] - mean_P)
         np.testing.assert_allclose(read_UP[person], expected_P, atol=1e-9)
+
+
+def test_whoever_is_not_learnt_from_moves_no_scale(generated_parts: Segments) -> None:
+    people = sorted(set(generated_parts.subject_id_S.tolist()))
+    learn = np.arange(10)
+    loud = np.where(np.isin(generated_parts.subject_id_S, people[10:]), np.float32(1e3), np.float32(1))
+    louder = replace(generated_parts, x_SND=generated_parts.x_SND * loud[:, None, None])
+    one, other = (decodable._side(part, np.zeros((15, 1)), people, learn) for part in (generated_parts, louder))
+    np.testing.assert_array_equal(one.flat_UF[learn], other.flat_UF[learn])
+    np.testing.assert_array_equal(one.seen_UF[learn], other.seen_UF[learn])
+    assert not np.allclose(one.seen_UF[10:], other.seen_UF[10:])
 
 
 def test_discriminants_pass_over_a_microphone_that_differs_more_than_people_do(monkeypatch: pytest.MonkeyPatch) -> None:

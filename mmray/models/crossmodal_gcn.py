@@ -7,6 +7,8 @@ without the gate they are averaged; without pooling every node stays.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -14,7 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmray import config
+from mmray.features.table import Segments
 from mmray.graphs.adjacency import normalise_adjacency
+from mmray.models.closed_form import CHUNK, group_means
+from mmray.models.discriminant import canonical, discriminants
 from mmray.models.dropout import Dropout
 from mmray.models.layers import (
     MOMENTS,
@@ -37,14 +42,17 @@ class GraphEncoder(Encoder):
     """One modality's segment graph to one vector: GCN and pooling layers, their summed readouts, an MLP, and a skip.
 
     The skip is linear, and the layers' share starts at zero and is learned: a few dozen people fit the layers long
-    before these tell anything of others. Of electrodes the skip sees every node's features, since pooling forgets
-    which electrode a value came from, and much of what tells two people apart lies there. Frames of a voice have no
-    such names, so of them it sees each feature's mean, SD and extremes over the nodes: the tenth frame of one segment
-    is nothing to another's, and a learned adjacency, one weight a pair of places, is for electrodes alone. Both are
-    more numbers than there are people, so the skip takes only the directions in which the training people's means
-    differ most, each in SD over these people. Where windows are paired and `model.time_steps` is set, the skip filters
-    along time instead and keeps its order: samples of the electrodes, or features of the frames, which then are the
-    same moments as the other modality's. Filters over a node's values are for electrodes alone too: these can hold
+    before these tell anything of others. In some training batches the skip does without them, so that it goes on
+    finding people by itself (stochastic depth, Huang et al. 2016, doi 10.1007/978-3-319-46493-0_39).
+
+    Of electrodes the skip sees every node's features, since pooling forgets which electrode a value came from, and much
+    of what tells two people apart lies there. Frames of a voice have no such names, so of them it sees each feature's
+    mean, SD and extremes over the nodes: the tenth frame of one segment is nothing to another's, and a learned
+    adjacency, one weight a pair of places, is for electrodes alone. Both are more numbers than there are people, so the
+    skip takes only the directions in which the training people differ most for how much each differs from himself
+    (`discriminants`), each in SD over these people. Where windows are paired and `model.time_steps` is set, the skip
+    filters along time instead and keeps its order: samples of the electrodes, or features of the frames, which then are
+    the same moments as the other modality's. Filters over a node's values are for electrodes alone too: these can hold
     a wave, and a frame holds descriptors.
 
     Args:
@@ -72,6 +80,7 @@ class GraphEncoder(Encoder):
         self.dropout = Dropout(model.dropout)
         self.head = projection(2 * model.hidden, model)
         self.share = nn.Parameter(torch.empty(()))
+        self.stochastic_depth = model.stochastic_depth
         self.skip: TimeFilter | nn.Linear
         if model.time_steps is None:
             seen = (nodes if named else MOMENTS) * width
@@ -86,8 +95,7 @@ class GraphEncoder(Encoder):
     def reset_parameters(self) -> None:
         """New position embeddings, no share yet and a small skip; the layers reset themselves when made.
 
-        From small weights the skip first learns the directions in which the modalities agree most; from large ones it
-        keeps what it started with, which is noise to new people.
+        What of the skip no pairs tell (`CrossModalGCN.begin`) is noise to new people, and stays small.
         """
         nn.init.normal_(self.position_NH, std=0.02)
         nn.init.zeros_(self.share)
@@ -113,45 +121,58 @@ class GraphEncoder(Encoder):
                 if depth + 1 < len(self.pools):
                     normalised_BNN = normalise_adjacency(weight_BNN)
             summed_BR = summed_BR + readout(h_BNH)
-        encoded_BE: Tensor = skip_BE + self.share * self.head(summed_BR)
+        encoded_BE: Tensor = skip_BE + self._surviving() * self.share * self.head(summed_BR)
         return encoded_BE
 
-    @torch.no_grad()
-    def fit_scaler(self, x_SND: Tensor, subject_id_S: NDArray[np.str_]) -> None:
-        """Also take the principal components of the training people's means, each in SD over these people.
+    def _surviving(self) -> Tensor | float:
+        """Whether the layers take part in a training batch; else how often they did."""
+        if not self.training or self.stochastic_depth == 0:
+            return 1 - self.stochastic_depth
+        # times 0 instead of left out: DDP waits for every gradient
+        return (torch.rand((), device=self.share.device) >= self.stochastic_depth).to(self.share.dtype)
 
-        With fewer people than components the last are 0.
-        """
-        super().fit_scaler(x_SND, subject_id_S)
+    @torch.no_grad()
+    def fit_scaler(self, x_SND: Tensor, subject_id_S: NDArray[np.str_], recording_id_S: NDArray[np.str_]) -> None:
+        """Also take the directions that tell the training people apart; with too few people the last are 0."""
+        super().fit_scaler(x_SND, subject_id_S, recording_id_S)
         if isinstance(self.skip, TimeFilter):
             return
-        mean_UF = torch.stack(
-            [
-                self._seen(
-                    self.standardised(x_SND[torch.as_tensor(subject_id_S == subject, device=x_SND.device)])
-                ).mean(0)
-                for subject in np.unique(subject_id_S)
-            ]
-        )
-        if not mean_UF.isfinite().all():
+        row_US = [np.flatnonzero(subject_id_S == subject) for subject in np.unique(subject_id_S)]
+        seen = [self._seen(self.standardised(x_SND[torch.as_tensor(row_S, device=x_SND.device)])) for row_S in row_US]
+        if not all(of_one.isfinite().all() for of_one in seen):
             return  # the loss will not be finite either, and the fit says so
-        self.centre_F.copy_(mean_UF.mean(0))
-        # float64, so that rounding does not mix axes of near-equal spread
-        _, singular_R, axis_RF = torch.linalg.svd((mean_UF - self.centre_F).double(), full_matrices=False)
-        rank = int((singular_R > 1e-6 * singular_R[0].clamp(min=1e-6)).sum())
-        kept = min(self.axes_FK.shape[1], rank)
-        axis_KF, deviation_K = axis_RF[:kept], singular_R[:kept] / max(len(mean_UF) - 1, 1) ** 0.5
-        sign_K = axis_KF.gather(1, axis_KF.abs().argmax(1, keepdim=True)).sign()  # an SVD leaves it open
-        self.axes_FK.zero_()
-        self.axes_FK[:, :kept] = (sign_K * axis_KF / deviation_K[:, None]).T.to(self.axes_FK)
+        centre_F, axes_FK = discriminants(seen, [recording_id_S[row_S] for row_S in row_US], self.axes_FK.shape[1])
+        self.centre_F.copy_(centre_F)
+        self.axes_FK.copy_(axes_FK)
+
+    @torch.no_grad()
+    def taken(self, part: Segments) -> NDArray[np.float32]:
+        """What the skip takes of each segment, S x K; not where it filters along time."""
+        device = self.centre_F.device
+        chunks = torch.split(torch.from_numpy(part.x_SND), CHUNK)
+        taken: NDArray[np.float32] = (
+            torch.cat([self._directions(self.standardised(x_BND.to(device))) for x_BND in chunks]).cpu().numpy()
+        )
+        return taken
+
+    @torch.no_grad()
+    def turn(self, weight_KJ: Tensor) -> None:
+        """Let the skip's first axes be these weights of what it takes; the others stay small."""
+        assert isinstance(self.skip, nn.Linear)
+        weight_KJ = weight_KJ[:, : self.skip.out_features]
+        self.skip.weight[: weight_KJ.shape[1]] = weight_KJ.T.to(self.skip.weight)
 
     def _skipped(self, x_BND: Tensor) -> Tensor:
         """What reaches the vector without a graph layer, B x E."""
         if isinstance(self.skip, TimeFilter):
             filtered_BE: Tensor = self.skip(x_BND if self.named else x_BND.transpose(1, 2))
             return filtered_BE
-        skip_BE: Tensor = self.skip((self._seen(x_BND) - self.centre_F) @ self.axes_FK)
+        skip_BE: Tensor = self.skip(self._directions(x_BND))
         return skip_BE
+
+    def _directions(self, x_BND: Tensor) -> Tensor:
+        """Standardised node features along the discriminants, B x K."""
+        return (self._seen(x_BND) - self.centre_F) @ self.axes_FK
 
     def _seen(self, x_BND: Tensor) -> Tensor:
         """What the skip sees of standardised node features, B x F."""
@@ -175,6 +196,7 @@ class CrossModalGCN(System):
         super().__init__(
             {m: GraphEncoder(*shape, model, m in NAMED_NODES) for m, shape in shapes.items()}, classes, model
         )
+        self.in_time = model.time_steps is not None
         self.neighbours = model.population_neighbours if model.population else 0
         self.population = PopulationGraph(len(shapes), self.neighbours) if model.population else None
 
@@ -183,6 +205,26 @@ class CrossModalGCN(System):
         modalities = len(self.modalities)
         self.attention = CrossModalAttention(modalities, model.embedding) if model.attention else None
         self.gate = FeatureGate(modalities, model.embedding) if model.gate else None
+
+    def begin(self, training: dict[str, Segments]) -> None:
+        """Turn each skip to where the training pairs' modalities agree; all else is learned from there.
+
+        Of a few dozen pairs a solution in closed form makes more than a gradient does.
+        """
+        if self.in_time:
+            return
+        pairs_P = functools.reduce(np.intersect1d, [part.pair_id_S for part in training.values()])
+        scores = [group_means(self._encoder(m).taken(p), p.pair_id_S, pairs_P)[0] for m, p in training.items()]
+        if not all(np.isfinite(score_PK).all() for score_PK in scores):
+            return  # the loss will not be finite either, and the fit says so
+        weights = canonical([torch.from_numpy(score_PK) for score_PK in scores])
+        for modality, weight_KJ in zip(training, weights, strict=True):
+            self._encoder(modality).turn(weight_KJ)
+
+    def _encoder(self, modality: str) -> GraphEncoder:
+        encoder = self.encoders[modality]
+        assert isinstance(encoder, GraphEncoder)
+        return encoder
 
     def fuse(self, encoded: dict[str, Tensor], present_BM: Tensor) -> Fused:
         """Attend across a sample's own modalities, then gate them."""

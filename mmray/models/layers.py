@@ -139,7 +139,9 @@ class CrossModalAttention(nn.Module):
     out_i = LayerNorm(z_i + sum_j alpha_ij V_j z_j).
 
     The softmax runs inside one sample, never across a batch. With a single modality available alpha is exactly 1 on
-    itself and nothing of another slot enters.
+    itself and nothing of another slot enters. V starts at zero, so that vectors pass as they are until a message is
+    learned (as residual branches do in Bachlechner et al. 2021, arXiv 2003.04887): random maps would turn each
+    modality's space by itself, and what agreed before would no longer.
 
     Args:
         modalities: M.
@@ -156,11 +158,10 @@ class CrossModalAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Glorot maps; LayerNorm at identity."""
-        width = self.value_MDD.shape[-1]
-        bound = math.sqrt(3.0 / width)
+        """Glorot compatibilities, values of zero; LayerNorm at identity."""
+        bound = math.sqrt(3.0 / self.value_MDD.shape[-1])
         nn.init.uniform_(self.compatibility_MMDD, -bound, bound)
-        nn.init.uniform_(self.value_MDD, -bound, bound)
+        nn.init.zeros_(self.value_MDD)
         self.norm.reset_parameters()
 
     def forward(self, z_BMD: Tensor, present_BM: Tensor) -> tuple[Tensor, Tensor]:

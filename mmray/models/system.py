@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmray import config
+from mmray.features.table import Segments
 from mmray.graphs.population import STRANGER, Reference
 from mmray.models.dropout import Dropout
 from mmray.models.population import Borrowed
@@ -88,11 +89,12 @@ class Encoder(nn.Module):
         self.register_buffer("scale_ND", torch.ones(nodes, width))
 
     @torch.no_grad()
-    def fit_scaler(self, x_SND: Tensor, subject_id_S: NDArray[np.str_]) -> None:
+    def fit_scaler(self, x_SND: Tensor, subject_id_S: NDArray[np.str_], recording_id_S: NDArray[np.str_]) -> None:
         """Take mean and SD of each node's features from training segments; a constant feature is only centred.
 
         Args:
-            subject_id_S: whose they are, for a subclass that looks at people as well.
+            subject_id_S: whose they are, for a subclass that looks at people as well ...
+            recording_id_S: ... and at how one person's recordings differ.
         """
         self.mean_ND.copy_(x_SND.mean(0))
         deviation_ND = x_SND.std(0, correction=0)
@@ -148,12 +150,26 @@ class System(nn.Module):
         """Build what `fuse` uses."""
         self.fusion = nn.Linear(len(self.modalities) * model.embedding, model.embedding)
 
-    def fit_scalers(self, x: dict[str, Tensor], subject_id: dict[str, NDArray[np.str_]]) -> None:
-        """Fit every modality's scaler on training segments, modality -> S x N x D, and whose each is."""
+    def fit_scalers(
+        self,
+        x: dict[str, Tensor],
+        subject_id: dict[str, NDArray[np.str_]],
+        recording_id: dict[str, NDArray[np.str_]],
+    ) -> None:
+        """Fit every modality's scaler on training segments, modality -> S x N x D, and whose and of what each is."""
         for modality, x_SND in x.items():
             encoder = self.encoders[modality]
             assert isinstance(encoder, Encoder)
-            encoder.fit_scaler(x_SND, subject_id[modality])
+            encoder.fit_scaler(x_SND, subject_id[modality], recording_id[modality])
+
+    def begin(self, training: dict[str, Segments]) -> None:
+        """Set weights, before the first step, that the training subjects' pairs tell without a gradient.
+
+        The scalers are fitted already. By itself a system begins where its seed put it.
+
+        Args:
+            training: modality -> segments of the training subjects, and of nobody else.
+        """
 
     def attach(self, reference: Reference) -> None:
         """Let lone queries ask these reference samples from now on."""

@@ -30,6 +30,7 @@ class Graphs:
     neighbour_SNK: Tensor
     weight_SNK: Tensor
     subject_id_S: NDArray[np.str_]
+    recording_id_S: NDArray[np.str_]
     weight_SNN: Tensor | None = None
 
     def take(self, row_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,6 +47,7 @@ def graphs(segments: Segments, device: torch.device) -> Graphs:
         torch.tensor(segments.neighbour_SNK, device=device),
         torch.tensor(segments.weight_SNK, device=device),
         segments.subject_id_S,
+        segments.recording_id_S,
     )
 
 

@@ -96,10 +96,13 @@ def fit(
     model.fit_scalers(
         {m: graphs.x_SND for m, graphs in train_graphs.items()},
         {m: graphs.subject_id_S for m, graphs in train_graphs.items()},
+        {m: graphs.recording_id_S for m, graphs in train_graphs.items()},
     )
+    if start is None:
+        model.begin(training)
     if place.world > 1:
-        for buffer in model.buffers():
-            dist.broadcast(buffer, 0)  # machines may round apart, and near-equal axes would turn with the rounding
+        for tensor in (*model.buffers(), *model.parameters()):
+            dist.broadcast(tensor.data, 0)  # machines may round apart, and near-equal axes would turn with the rounding
     weight_C = _class_weights(model, training, place) if train.class_weights else None
     if isinstance(model, ClosedForm):
         if start is None:

@@ -33,6 +33,8 @@ def fresh(name: str, **settings):
         if model.neighbours:
             model.attach(reference())
             model.population.inter_MM.fill_(0.7)
+        if getattr(model, "attention", None) is not None:
+            model.attention.value_MDD.normal_()
     return model
 
 

@@ -1,14 +1,14 @@
-"""The encoder's skip sees the training people's principal components, and no more of anyone."""
+"""The encoder's skip sees what tells the training people apart, and no more of anyone."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from sklearn.decomposition import PCA
 
 from mmray import config
 from mmray.models.crossmodal_gcn import GraphEncoder
+from mmray.models.discriminant import discriminants
 from mmray.models.layers import moments
 
 NODES, WIDTH, PEOPLE, EACH, COMPONENTS = 6, 4, 30, 5, 3
@@ -25,43 +25,36 @@ def of_people() -> tuple[torch.Tensor, np.ndarray]:
 def fitted(x_SND: torch.Tensor, subject_id_S: np.ndarray, named: bool, components: int = COMPONENTS) -> GraphEncoder:
     torch.manual_seed(0)
     encoder = GraphEncoder(NODES, WIDTH, config.Model(hidden=8, embedding=6, components=components), named)
-    encoder.fit_scaler(x_SND, subject_id_S)
+    encoder.fit_scaler(x_SND, subject_id_S, subject_id_S)
     return encoder.eval()
 
 
+def seen_by(encoder: GraphEncoder, x_SND: torch.Tensor) -> torch.Tensor:
+    seen_SND = encoder.standardised(x_SND)
+    return (seen_SND if encoder.named else moments(seen_SND)).flatten(1)
+
+
 def components_of(encoder: GraphEncoder, x_SND: torch.Tensor) -> torch.Tensor:
-    seen_SF = encoder.standardised(x_SND)
-    seen_SF = seen_SF.flatten(1) if encoder.named else moments(seen_SF).flatten(1)
-    return (seen_SF - encoder.centre_F) @ encoder.axes_FK
+    return (seen_by(encoder, x_SND) - encoder.centre_F) @ encoder.axes_FK
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_it_is_a_whitened_pca_of_the_peoples_means(of_people, named):
+def test_its_directions_are_the_discriminants_of_what_it_sees(of_people, named):
     x_SND, subject_id_S = of_people
     encoder = fitted(x_SND, subject_id_S, named)
-    seen_SF = encoder.standardised(x_SND)
-    seen_SF = seen_SF.flatten(1) if named else moments(seen_SF).flatten(1)
-    mean_UF = seen_SF.view(PEOPLE, EACH, -1).mean(1).numpy()
-    expected_UK = PCA(COMPONENTS, whiten=True).fit_transform(mean_UF)
-    found_UK = components_of(encoder, x_SND).view(PEOPLE, EACH, -1).mean(1).numpy()
-    np.testing.assert_allclose(np.abs(found_UK), np.abs(expected_UK), atol=1e-4)
+    seen = list(seen_by(encoder, x_SND).view(PEOPLE, EACH, -1))
+    centre_F, axes_FK = discriminants(seen, list(subject_id_S.reshape(PEOPLE, EACH)), COMPONENTS)
+    torch.testing.assert_close(encoder.centre_F, centre_F.float())
+    torch.testing.assert_close(encoder.axes_FK, axes_FK.float())
 
 
-def test_a_person_of_many_segments_counts_once(of_people):
+@pytest.mark.parametrize("named", [True, False])
+def test_over_the_training_people_each_has_mean_0_and_unit_variance(of_people, named):
     x_SND, subject_id_S = of_people
-    x_SND = torch.cat([x_SND, -x_SND])  # people and their mirror images: mean 0 however often both are counted
-    subject_id_S = np.concatenate([subject_id_S, np.char.add("m", subject_id_S)])
-    twice = np.flatnonzero(np.char.endswith(subject_id_S, "p00"))
-    before = fitted(x_SND, subject_id_S, named=True)
-    after = fitted(
-        torch.cat([x_SND, *[x_SND[twice]] * 9]), np.concatenate([subject_id_S, *[subject_id_S[twice]] * 9]), named=True
-    )
-    # the scaler does count segments; undone, the axes are those of the same people
-    for encoder in (before, after):
-        mean_UF = encoder.standardised(x_SND).flatten(1).view(2 * PEOPLE, EACH, -1).mean(1).numpy()
-        found_UK = components_of(encoder, x_SND).view(2 * PEOPLE, EACH, -1).mean(1).numpy()
-        expected_UK = PCA(COMPONENTS, whiten=True).fit_transform(mean_UF)
-        np.testing.assert_allclose(np.abs(found_UK), np.abs(expected_UK), atol=1e-4)
+    encoder = fitted(x_SND, subject_id_S, named)
+    found_UK = components_of(encoder, x_SND).view(PEOPLE, EACH, -1).mean(1)
+    torch.testing.assert_close(found_UK.mean(0), torch.zeros(COMPONENTS), atol=1e-4, rtol=0)
+    torch.testing.assert_close(found_UK.T @ found_UK / (PEOPLE - 1), torch.eye(COMPONENTS), atol=1e-3, rtol=0)
 
 
 def test_with_fewer_people_than_components_the_last_are_0(of_people):
@@ -84,3 +77,23 @@ def test_the_axes_travel_with_the_weights(of_people):
     copy.load_state_dict(encoder.state_dict())
     assert torch.equal(copy.axes_FK, encoder.axes_FK)
     assert torch.equal(copy.centre_F, encoder.centre_F)
+
+
+def test_in_some_training_batches_the_skip_does_without_the_layers_and_else_they_count_as_often_as_they_did(of_people):
+    x_SND, subject_id_S = of_people
+    encoder = fitted(x_SND, subject_id_S, named=True)
+    torch.nn.init.ones_(encoder.share)
+    edges_SNN = torch.ones(len(x_SND), NODES, NODES) - torch.eye(NODES)
+    skip_SE = encoder.skip(components_of(encoder, x_SND))
+    whole_SE = skip_SE + 2 * (encoder(x_SND, edges_SNN) - skip_SE)  # half of them, at 0.5
+    encoder.dropout.p = 0.0
+    encoder.head[3].p = 0.0
+    encoder.train()
+    alone = 0
+    for _ in range(40):
+        drawn_SE = encoder(x_SND, edges_SNN)
+        if torch.allclose(drawn_SE, skip_SE, atol=1e-5):
+            alone += 1
+        else:
+            torch.testing.assert_close(drawn_SE, whole_SE, atol=1e-4, rtol=1e-4)
+    assert 8 <= alone <= 32

@@ -83,6 +83,13 @@ def test_readout_is_mean_beside_max():
     torch.testing.assert_close(readout(x_BND), expected_BR)
 
 
+def attentive(modalities: int) -> CrossModalAttention:
+    """As after training: at the start the values are 0."""
+    layer = CrossModalAttention(modalities, E)
+    torch.nn.init.normal_(layer.value_MDD)
+    return layer
+
+
 def naive_attention(layer, z_MD, present_M):
     modalities, width = z_MD.shape
     rows = []
@@ -100,7 +107,7 @@ def naive_attention(layer, z_MD, present_M):
 
 @pytest.mark.parametrize("present", [(True, True, True), (True, False, True), (False, True, False)])
 def test_attention_equals_a_loop_over_equations_2_to_4(present):
-    layer = CrossModalAttention(3, E).double()
+    layer = attentive(3).double()
     z_BMD = torch.randn(2, 3, E, dtype=torch.float64)
     present_BM = torch.tensor([present, present])
     out_BMD, alpha_BMM = layer(z_BMD, present_BM)
@@ -113,15 +120,23 @@ def test_attention_equals_a_loop_over_equations_2_to_4(present):
 
 
 def test_an_absent_modality_reaches_no_other():
-    layer = CrossModalAttention(2, E)
+    layer = attentive(2)
     present_BM = torch.tensor([[True, False]])
     one, _ = layer(torch.tensor([[[1.0, 2, 3, 4], [0, 0, 0, 0]]]), present_BM)
     other, _ = layer(torch.tensor([[[1.0, 2, 3, 4], [9, -9, 99, 9]]]), present_BM)
     assert torch.equal(one[:, 0], other[:, 0])
 
 
+def test_before_anything_is_learned_vectors_pass_as_they_are():
+    """What two modalities agree on at the start stands in both, whatever the seed."""
+    z_BMD = torch.randn(5, 2, E)
+    out_BMD, alpha_BMM = CrossModalAttention(2, E)(z_BMD, torch.ones(5, 2, dtype=torch.bool))
+    torch.testing.assert_close(out_BMD, torch.nn.functional.layer_norm(z_BMD, (E,)))
+    assert (alpha_BMM > 0).all()
+
+
 def test_a_sample_without_any_modality_stays_finite():
-    out_BMD, alpha_BMM = CrossModalAttention(2, E)(torch.randn(1, 2, E), torch.zeros(1, 2, dtype=torch.bool))
+    out_BMD, alpha_BMM = attentive(2)(torch.randn(1, 2, E), torch.zeros(1, 2, dtype=torch.bool))
     assert torch.isfinite(out_BMD).all()
     assert (alpha_BMM == 0).all()
 

@@ -102,7 +102,8 @@ def test_the_temperature_stops_at_100(model, batch):
 def test_a_constant_feature_is_centred_and_not_divided(model):
     x_SND = torch.randn(20, *SHAPES["eeg"])
     x_SND[..., 2] = 7.0
-    model.fit_scalers({"eeg": x_SND}, {"eeg": np.arange(len(x_SND)).astype(str)})
+    names = {"eeg": np.arange(len(x_SND)).astype(str)}
+    model.fit_scalers({"eeg": x_SND}, names, names)
     standardised = (x_SND - model.encoders["eeg"].mean_ND) / model.encoders["eeg"].scale_ND
     torch.testing.assert_close(standardised[..., 2], torch.zeros(20, SHAPES["eeg"][0]))
 
@@ -110,7 +111,8 @@ def test_a_constant_feature_is_centred_and_not_divided(model):
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_the_scaler_travels_with_the_weights(name):
     model, copy = fresh(name), fresh(name)
-    model.fit_scalers({"eeg": 3 + torch.randn(20, *SHAPES["eeg"])}, {"eeg": np.arange(20).astype(str)})
+    names = {"eeg": np.arange(20).astype(str)}
+    model.fit_scalers({"eeg": 3 + torch.randn(20, *SHAPES["eeg"])}, names, names)
     copy.load_state_dict(model.state_dict())
     assert torch.equal(copy.encoders["eeg"].mean_ND, model.encoders["eeg"].mean_ND)
 

@@ -99,9 +99,8 @@ def test_a_run_of_every_system_embeds_and_classifies_as_before(workspace, run, n
     settings = config.from_dict({"features": features_for(name), "model": {"name": name, "hidden": 8, "embedding": 6}})
     torch.manual_seed(0)
     model = build(settings.model, SHAPES, classes=3).eval()
-    model.fit_scalers(
-        {m: torch.randn(9, *shape) for m, shape in SHAPES.items()}, {m: np.arange(9).astype(str) for m in SHAPES}
-    )
+    names = {m: np.arange(9).astype(str) for m in SHAPES}
+    model.fit_scalers({m: torch.randn(9, *shape) for m, shape in SHAPES.items()}, names, names)
     workspace.write_text(config.to_yaml(settings), "runs", "r", "config.yaml")
     if model.neighbours:
         model.attach(reference())

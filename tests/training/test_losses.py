@@ -155,6 +155,7 @@ def global_batch(rank: int = 0, world: int = 1) -> Batch:
             torch.randint(nodes, (7, nodes, 2), generator=generator),
             torch.rand(7, nodes, 2, generator=generator),
             np.array([f"s{u}" for u in range(7)]),
+            np.array([f"r{u}" for u in range(7)]),
         )
         for m, (nodes, width) in SHAPES.items()
     }
@@ -172,7 +173,11 @@ def gradients(model, inner, rank: int = 0, world: int = 1) -> dict[str, torch.Te
 
 def fresh_model():
     torch.manual_seed(0)
-    model = build(config.Model(hidden=8, embedding=6, dropout=0.0, population_neighbours=3), SHAPES, classes=2)
+    model = build(
+        config.Model(hidden=8, embedding=6, dropout=0.0, stochastic_depth=0.0, population_neighbours=3),
+        SHAPES,
+        classes=2,
+    )
     vector_RME, present_RM = torch.randn(7, 2, 6), torch.ones(7, 2, dtype=torch.bool)
     model.attach(Reference(vector_RME, present_RM, torch.arange(7), tuple(f"s{u}" for u in range(7))))
     with torch.no_grad():

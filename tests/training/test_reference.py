@@ -111,7 +111,11 @@ def test_the_reference_is_refreshed_on_its_schedule(generated, by_subject, every
     torch.manual_seed(0)
     model, training = model_for(segments), by_subject(segments, range(14))
     graphs = {m: batches.graphs(p, CPU) for m, p in training.items()}
-    model.fit_scalers({m: g.x_SND for m, g in graphs.items()}, {m: g.subject_id_S for m, g in graphs.items()})
+    model.fit_scalers(
+        {m: g.x_SND for m, g in graphs.items()},
+        {m: g.subject_id_S for m, g in graphs.items()},
+        {m: g.recording_id_S for m, g in graphs.items()},
+    )
     before = [reference.make(model, training, graphs, 8).vector_RME, seen[0]]
     assert [torch.equal(one, other) for one, other in zip(before, seen, strict=True)] == stands
 

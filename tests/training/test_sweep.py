@@ -223,7 +223,7 @@ def test_resume_without_a_sweep_or_on_other_data_says_what_to_do(tmp_path, prepa
 def test_a_fit_of_two_workers_is_the_fit_of_one(tmp_path, prepared, ray_session):
     """Its Train group stands inside the trial; without dropout both walk one path."""
     tree = settings_in(tmp_path / "ws", systems=["gcn"], seeds=1, folds=[0]).model_dump()
-    tree["model"] |= {"dropout": 0.0}
+    tree["model"] |= {"dropout": 0.0, "stochastic_depth": 0.0}
     settings = config.from_dict(tree)
     prepared(settings.workspace, settings, subjects=24, segments=3)
     alone = rows_of(settings, sweeps.sweep(settings).sweep_id)[0]

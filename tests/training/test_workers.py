@@ -36,7 +36,7 @@ def made() -> tuple[System, dict[str, Segments]]:
     torch.set_num_threads(1)
     segments = {m: from_table(t) for m, t in generated_tables(subjects=24, segments=3, lone=2).items()}
     torch.manual_seed(0)
-    sizes = config.Model(hidden=16, embedding=8, dropout=0.0)
+    sizes = config.Model(hidden=16, embedding=8, dropout=0.0, stochastic_depth=0.0)
     return build(sizes, {m: part.shape for m, part in segments.items()}, classes=2), segments
 
 

@@ -55,7 +55,9 @@ def made(segments):
     torch.manual_seed(0)
     model = build(MODEL, {m: part.shape for m, part in segments.items()}, classes=2)
     model.fit_scalers(
-        {m: torch.tensor(part.x_SND) for m, part in segments.items()}, {m: p.subject_id_S for m, p in segments.items()}
+        {m: torch.tensor(part.x_SND) for m, part in segments.items()},
+        {m: part.subject_id_S for m, part in segments.items()},
+        {m: part.recording_id_S for m, part in segments.items()},
     )
     return model.eval()
 
