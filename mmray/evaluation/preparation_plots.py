@@ -50,11 +50,12 @@ def overview(rows: Sequence[Row], modality: str) -> tuple[str, bytes]:
         figure, axes = compare_style.panels(2, 2, 3.6)
         for axis, (name, title) in zip(axes, _MEASURES[modality].items(), strict=True):
             value = np.array([row[name] for row in rows if row[name] is not None], dtype=np.float64)
-            if len(value):
-                spread = (
-                    min(20, max(5, len(set(value.tolist())))) if np.ptp(value) > 0 else [value[0] - 0.5, value[0] + 0.5]
-                )
-                axis.hist(value, bins=spread, color=plots.SERIES[modality != "eeg"])
+            colour = plots.SERIES[modality != "eeg"]
+            if len(value) and np.ptp(value) > 0:
+                axis.hist(value, bins=min(20, max(5, len(set(value.tolist())))), color=colour)
+            elif len(value):  # all alike: a bar at that value, which spans nothing
+                axis.bar([f"{value[0]:g}"], [len(value)], width=0.2, color=colour)
+                axis.margins(x=2)
             axis.set_xlabel(title)
             axis.locator_params(axis="y", integer=True)
         for axis in axes[::2]:
