@@ -116,6 +116,7 @@ def test_the_reference_is_refreshed_on_its_schedule(generated, by_subject, every
         {m: g.subject_id_S for m, g in graphs.items()},
         {m: g.recording_id_S for m, g in graphs.items()},
     )
+    model.begin(training)
     before = [reference.make(model, training, graphs, 8).vector_RME, seen[0]]
     assert [torch.equal(one, other) for one, other in zip(before, seen, strict=True)] == stands
 
@@ -139,6 +140,7 @@ def test_an_embedded_training_subject_never_hears_of_itself(segments):
     """As indexing and evaluation embed everybody, training subjects too: each under its own name."""
     model, found = model_for(segments, population_neighbours=3).eval(), made(segments)
     torch.nn.init.ones_(model.population.inter_MM)
+    torch.nn.init.normal_(model.attention.value_MDD)
     model.attach(found)
     before_SE = embedded(model, segments["eeg"])
     vector_RME = found.vector_RME.clone()
