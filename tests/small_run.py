@@ -132,7 +132,8 @@ def make_run(config: Config, run_id: str, seed: int) -> None:
     training = chosen(segments, FOLD.train)
     graphs = {m: batches.graphs(part, torch.device("cpu")) for m, part in training.items()}
     model.attach(reference.make(model, training, graphs, config.train.reference_segments))
-    torch.nn.init.constant_(model.population.inter_MM, 0.5)  # as after training: messages count
+    torch.nn.init.constant_(model.population.inter_MM, 0.5)  # as after training: messages count, and say something
+    torch.nn.init.normal_(model.attention.value_MDD, std=0.1)
     workspace.write_text(configuration.to_yaml(config), "runs", run_id, "config.yaml")
     workspace.write_table(
         embeddings_table(model, encoded_by(model, segments), segments, FOLD), "runs", run_id, "embeddings.parquet"
