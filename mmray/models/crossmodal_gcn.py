@@ -137,10 +137,14 @@ class GraphEncoder(Encoder):
         super().fit_scaler(x_SND, subject_id_S, recording_id_S)
         if isinstance(self.skip, TimeFilter):
             return
-        row_US = [np.flatnonzero(subject_id_S == subject) for subject in np.unique(subject_id_S)]
-        seen = [self._seen(self.standardised(x_SND[torch.as_tensor(row_S, device=x_SND.device)])) for row_S in row_US]
-        if not all(of_one.isfinite().all() for of_one in seen):
+        if not (x_SND.isfinite().all() and self.scale_ND.isfinite().all()):
             return  # the loss will not be finite either, and the fit says so
+        row_US = [np.flatnonzero(subject_id_S == subject) for subject in np.unique(subject_id_S)]
+
+        def seen(person: int) -> Tensor:
+            row_S = torch.as_tensor(row_US[person], device=x_SND.device)
+            return self._seen(self.standardised(x_SND[row_S]))
+
         centre_F, axes_FK = discriminants(seen, [recording_id_S[row_S] for row_S in row_US], self.axes_FK.shape[1])
         self.centre_F.copy_(centre_F)
         self.axes_FK.copy_(axes_FK)
@@ -196,7 +200,6 @@ class CrossModalGCN(System):
         super().__init__(
             {m: GraphEncoder(*shape, model, m in NAMED_NODES) for m, shape in shapes.items()}, classes, model
         )
-        self.in_time = model.time_steps is not None
         self.neighbours = model.population_neighbours if model.population else 0
         self.population = PopulationGraph(len(shapes), self.neighbours) if model.population else None
 
@@ -211,7 +214,7 @@ class CrossModalGCN(System):
 
         Of a few dozen pairs a solution in closed form makes more than a gradient does.
         """
-        if self.in_time:
+        if any(isinstance(self._encoder(m).skip, TimeFilter) for m in training):
             return
         pairs_P = functools.reduce(np.intersect1d, [part.pair_id_S for part in training.values()])
         scores = [group_means(self._encoder(m).taken(p), p.pair_id_S, pairs_P)[0] for m, p in training.items()]

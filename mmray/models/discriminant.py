@@ -9,7 +9,7 @@ people's means, and W is shrunk towards a multiple of I.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -23,17 +23,20 @@ PRINCIPAL = 30  # components of the people's means, at most, among which the dir
 SHRUNK = {"recordings": 0.1, "segments": 0.5}
 
 
-def discriminants(seen: Sequence[Tensor], recordings: Sequence[NDArray[np.str_]], count: int) -> tuple[Tensor, Tensor]:
+def discriminants(
+    seen: Callable[[int], Tensor], recordings: Sequence[NDArray[np.str_]], count: int
+) -> tuple[Tensor, Tensor]:
     """A centre F and axes F x K: (x - centre) @ axes has unit variance over people, and zeros where people are too few.
 
     Within a person stand his recordings' means, where people have two of a modality on average, else his segments.
 
     Args:
-        seen: of each of U people, his segments' features T x F.
-        recordings: of each of them, the recording that each segment is of.
+        seen: the features of one person's segments, T x F, by his number from 0 to U - 1; asked for twice, so that
+            never more than one person's stand in memory.
+        recordings: of each of U people, the recording that each segment is of.
         count: K.
     """
-    mean_UF = torch.stack([of_one.double().mean(0) for of_one in seen])
+    mean_UF = torch.stack([seen(person).double().mean(0) for person in range(len(recordings))])
     centre_F = mean_UF.mean(0)
     axes_FK = mean_UF.new_zeros(mean_UF.shape[1], count)
     # float64, so that rounding does not mix axes of near-equal spread
@@ -42,7 +45,7 @@ def discriminants(seen: Sequence[Tensor], recordings: Sequence[NDArray[np.str_]]
     if rank:
         axis_RF = axis_RF[:rank]
         score_UR = (mean_UF - centre_F) @ axis_RF.T
-        between_RR = score_UR.T @ score_UR / max(len(seen) - 1, 1)
+        between_RR = score_UR.T @ score_UR / (len(mean_UF) - 1)
         weight_RK = _solutions(between_RR, _within(seen, recordings, axis_RF))[:, :count]
         found_FK = axis_RF.T @ weight_RK
         found_FK /= ((mean_UF - centre_F) @ found_FK).std(0)
@@ -51,12 +54,12 @@ def discriminants(seen: Sequence[Tensor], recordings: Sequence[NDArray[np.str_]]
     return centre_F, axes_FK
 
 
-def _within(seen: Sequence[Tensor], recordings: Sequence[NDArray[np.str_]], axis_RF: Tensor) -> Tensor:
+def _within(seen: Callable[[int], Tensor], recordings: Sequence[NDArray[np.str_]], axis_RF: Tensor) -> Tensor:
     """Shrunk covariance within a person, R x R, mean over people; I where nobody has two of anything."""
-    several = sum(len(np.unique(of_one)) for of_one in recordings) >= 2 * len(seen)
+    several = sum(len(np.unique(of_one)) for of_one in recordings) >= 2 * len(recordings)
     within_RR, count = axis_RF.new_zeros(len(axis_RF), len(axis_RF)), 0
-    for x_TF, recording_T in zip(seen, recordings, strict=True):
-        unit_TR = x_TF.double() @ axis_RF.T
+    for person, recording_T in enumerate(recordings):
+        unit_TR = seen(person).double() @ axis_RF.T
         if several:
             unit_TR = torch.stack([unit_TR[torch.as_tensor(recording_T == r)].mean(0) for r in np.unique(recording_T)])
         deviation_TR = unit_TR - unit_TR.mean(0)

@@ -46,7 +46,7 @@ def defined(seen: list[np.ndarray], shrunk: float, count: int) -> np.ndarray:
 
 
 def scores(seen: list[torch.Tensor], recordings: list[np.ndarray], count: int) -> np.ndarray:
-    centre_F, axes_FK = discriminants(seen, recordings, count)
+    centre_F, axes_FK = discriminants(seen.__getitem__, recordings, count)
     return np.stack([((x_TF.double() - centre_F) @ axes_FK).mean(0).numpy() for x_TF in seen])
 
 
@@ -76,9 +76,9 @@ def test_a_microphone_that_varies_more_than_people_do_is_passed_over():
         x_TF[:, 1] += 5 * torch.randn(3, generator=generator).repeat_interleave(EACH // 3)  # each time another one
         assert len(np.unique(recordings)) == 3
         seen.append(x_TF)
-    _, axis_F1 = discriminants(seen, of_three(), 1)
+    _, axis_F1 = discriminants(seen.__getitem__, of_three(), 1)
     assert abs(axis_F1[0, 0]) > 20 * abs(axis_F1[1, 0])
-    _, blind_F1 = discriminants([x_TF.mean(0, keepdim=True) for x_TF in seen], of_one(1), 1)
+    _, blind_F1 = discriminants(lambda person: seen[person].mean(0, keepdim=True), of_one(1), 1)
     assert abs(blind_F1[1, 0]) > abs(blind_F1[0, 0]) / 2  # a principal component takes the microphone
 
 
@@ -90,7 +90,7 @@ def test_a_person_of_many_segments_counts_once(people):
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_too_few_people_leave_zeros(people, count):
-    _, axes_FK = discriminants(people[:count], of_one()[:count], 5)
+    _, axes_FK = discriminants(people.__getitem__, of_one()[:count], 5)
     assert axes_FK[:, : count - 1].abs().sum(0).gt(0).all()
     assert not axes_FK[:, count - 1 :].any()
 

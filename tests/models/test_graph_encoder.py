@@ -43,7 +43,7 @@ def test_its_directions_are_the_discriminants_of_what_it_sees(of_people, named):
     x_SND, subject_id_S = of_people
     encoder = fitted(x_SND, subject_id_S, named)
     seen = list(seen_by(encoder, x_SND).view(PEOPLE, EACH, -1))
-    centre_F, axes_FK = discriminants(seen, list(subject_id_S.reshape(PEOPLE, EACH)), COMPONENTS)
+    centre_F, axes_FK = discriminants(seen.__getitem__, list(subject_id_S.reshape(PEOPLE, EACH)), COMPONENTS)
     torch.testing.assert_close(encoder.centre_F, centre_F.float())
     torch.testing.assert_close(encoder.axes_FK, axes_FK.float())
 
