@@ -137,8 +137,6 @@ class GraphEncoder(Encoder):
         super().fit_scaler(x_SND, subject_id_S, recording_id_S)
         if isinstance(self.skip, TimeFilter):
             return
-        if not (x_SND.isfinite().all() and self.scale_ND.isfinite().all()):
-            return  # the loss will not be finite either, and the fit says so
         row_US = [np.flatnonzero(subject_id_S == subject) for subject in np.unique(subject_id_S)]
 
         def seen(person: int) -> Tensor:
@@ -201,7 +199,9 @@ class CrossModalGCN(System):
             {m: GraphEncoder(*shape, model, m in NAMED_NODES) for m, shape in shapes.items()}, classes, model
         )
         self.neighbours = model.population_neighbours if model.population else 0
-        self.population = PopulationGraph(len(shapes), self.neighbours) if model.population else None
+        # attention's values start at zero, and so what it passes on
+        start = 1.0 if model.attention else 0.0
+        self.population = PopulationGraph(len(shapes), self.neighbours, start) if model.population else None
 
     def make_fusion(self, model: config.Model) -> None:
         """Eq. 2-4 and the gate, where they are not switched off."""
@@ -218,8 +218,6 @@ class CrossModalGCN(System):
             return
         pairs_P = functools.reduce(np.intersect1d, [part.pair_id_S for part in training.values()])
         scores = [group_means(self._encoder(m).taken(p), p.pair_id_S, pairs_P)[0] for m, p in training.items()]
-        if not all(np.isfinite(score_PK).all() for score_PK in scores):
-            return  # the loss will not be finite either, and the fit says so
         weights = canonical([torch.from_numpy(score_PK) for score_PK in scores])
         for modality, weight_KJ in zip(training, weights, strict=True):
             self._encoder(modality).turn(weight_KJ)

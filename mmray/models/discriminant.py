@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 RIDGE = 0.1  # of the canonical correlations, in variances of a score over people
-PRINCIPAL = 30  # components of the people's means, at most, among which the directions are sought
+PRINCIPAL = 30  # components of the people's means among which the directions are sought, if no more are asked for
 # What W is shrunk by, and so how little it counts. Recordings of a person differ as they will in life; segments of one
 # recording share its electrodes and its day.
 SHRUNK = {"recordings": 0.1, "segments": 0.5}
@@ -41,7 +41,7 @@ def discriminants(
     axes_FK = mean_UF.new_zeros(mean_UF.shape[1], count)
     # float64, so that rounding does not mix axes of near-equal spread
     _, singular_R, axis_RF = torch.linalg.svd(mean_UF - centre_F, full_matrices=False)
-    rank = min(PRINCIPAL, int((singular_R > 1e-6 * singular_R[0].clamp(min=1e-6)).sum()))
+    rank = min(max(PRINCIPAL, count), int((singular_R > 1e-6 * singular_R[0].clamp(min=1e-6)).sum()))
     if rank:
         axis_RF = axis_RF[:rank]
         score_UR = (mean_UF - centre_F) @ axis_RF.T

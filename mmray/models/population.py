@@ -33,26 +33,29 @@ class PopulationGraph(nn.Module):
     """Fills a lone query's cross-modal slots with what the partners of its neighbours look like.
 
     out_i = alone_i + sum_{j != i} A^(inter)_ij (with_j - alone_i), where alone_i attends to the own slot, and with_j
-    also to slot j, filled by `graphs.population.partner_message`. A^(inter) starts at zero, so an untrained map changes
-    nothing; at one, out_i is eq. 2-4 over both slots. Its diagonal is not used.
+    also to slot j, filled by `graphs.population.partner_message`; at A^(inter) = 1, out_i is eq. 2-4 over both slots.
+    Its diagonal is not used. An untrained graph must change nothing, by one factor of zero: of two, neither would ever
+    have a gradient.
 
     Args:
         modalities: M.
         neighbours: k, reference samples a query is joined to.
+        start: of A^(inter); 1 where `attend` passes no message on yet, else 0.
 
     Shapes: encoded_BE, subject_B (codes of the reference's subjects) -> BE.
     """
 
-    def __init__(self, modalities: int, neighbours: int) -> None:
+    def __init__(self, modalities: int, neighbours: int, start: float) -> None:
         super().__init__()
         self.neighbours = neighbours
+        self.start = start
         self.inter_MM = nn.Parameter(torch.empty(modalities, modalities))
         self.log_sharpness_M = nn.Parameter(torch.empty(modalities))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """No message yet."""
-        nn.init.zeros_(self.inter_MM)
+        nn.init.constant_(self.inter_MM, self.start)
         nn.init.constant_(self.log_sharpness_M, math.log(START_SHARPNESS))
 
     def forward(

@@ -35,7 +35,8 @@ class EpochRecord:
     known which epoch is kept; None where no validation subject has a label.
 
     Attributes:
-        workers: that ended the epoch; None where it was not kept, as in a sweep's rows.
+        workers: that ended the epoch; None where it was not kept, as in a sweep's rows ...
+        device: ... and the kind of theirs, the same.
     """
 
     epoch: int
@@ -48,6 +49,7 @@ class EpochRecord:
     logit_scale: float
     learning_rate: float
     workers: int | None = None
+    device: str | None = None
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from mmray.training.checkpoint import Checkpoint, EpochRecord, optimiser_tensors
 from mmray.training.sampling import Sampler, sampler, spread
 from mmray.training.schedule import advance, schedule
 
+_LARGEST = 1e15  # a feature's squares can still be added up in float32
 POLL_S = 2.0  # about as often it is asked whether a worker is about to go
 _POLLS_A_SAVE = 5  # polls from one save to the next while one is
 
@@ -86,9 +87,12 @@ def fit(
 
     Raises:
         ConfigError: fewer than two training subjects or validation pair_ids have every modality, or too few are there
-            for the population graph; the loss is no longer finite; or PyTorch finds nothing here to compile with.
+            for the population graph; a feature is not finite, or the loss no longer is; or PyTorch finds nothing here
+            to compile with.
     """
     draws = require_pairs(training, validation)
+    _require_finite(training)
+    _require_finite(validation)
     validation = {m: _thinned(part, train.validation_segments) for m, part in validation.items()}
     train_graphs = {m: batches.dense(batches.graphs(part, place.device)) for m, part in training.items()}
     validation_graphs = {m: batches.dense(batches.graphs(part, place.device)) for m, part in validation.items()}
@@ -101,8 +105,7 @@ def fit(
     if start is None:
         model.begin(training)
     if place.world > 1:
-        for tensor in (*model.buffers(), *model.parameters()):
-            dist.broadcast(tensor.data, 0)  # machines may round apart, and near-equal axes would turn with the rounding
+        _made_one(model)
     weight_C = _class_weights(model, training, place) if train.class_weights else None
     if isinstance(model, ClosedForm):
         if start is None:
@@ -161,8 +164,8 @@ def fit(
             )
         if not math.isfinite(means[0]):
             raise ConfigError(
-                f"train: the loss is {means[0]} in epoch {epoch + 1}; lower train.learning_rate, or look for values "
-                "in the features that are not finite"
+                f"train: the loss is {means[0]} in epoch {epoch + 1}; lower train.learning_rate, or look for "
+                "recordings whose features are far larger than the others'"
             )
         if model.neighbours and (epoch + 1) % train.reference_every == 0:
             attach(refreshed())
@@ -204,6 +207,19 @@ def require_pairs(training: dict[str, Segments], validation: dict[str, Segments]
     return sampler(training)
 
 
+def _require_finite(segments: dict[str, Segments]) -> None:
+    """A system in closed form would end in a library's own words, and a trained one after an epoch."""
+    for modality, part in segments.items():
+        finite_S = np.array([(np.abs(x_ND) < _LARGEST).all() for x_ND in part.x_SND])  # so NaN is not, either
+        if not finite_S.all():
+            bad = part.recording_id_S[~finite_S]
+            raise ConfigError(
+                f"train: {modality} features of recording {bad[0]} are not finite, or beyond {_LARGEST:g}, as in "
+                f"{len(bad)} segments of {len(set(bad.tolist()))} recording(s); look at the file, or leave it out of "
+                "the study, and prepare again"
+            )
+
+
 def _compiled(model: System) -> Forwards:
     """Each encoder's forward, compiled: most of the arithmetic. A whole system falls into dozens of pieces."""
     # dropout draws as it does uncompiled
@@ -224,6 +240,12 @@ def _standing_in(forwards: Forwards) -> Iterator[None]:
     finally:
         for module in forwards:
             del module.forward
+
+
+def _made_one(model: System) -> None:
+    """The first worker's state on all: machines may round apart, and near-equal axes turn with the rounding."""
+    for tensor in (*model.buffers(), *model.parameters()):
+        dist.broadcast(tensor.data, 0)
 
 
 def _class_weights(model: System, training: dict[str, Segments], place: Place) -> Tensor:
@@ -344,6 +366,8 @@ class _Validated:
 
 def _validated(model: System, graphs: dict[str, Graphs], segments: dict[str, Segments], place: Place) -> _Validated:
     model.eval()
+    if place.world > 1 and isinstance(model, ClosedForm):
+        _made_one(model)  # each worker solved for itself
     encoded = {m: inference.encode(model, m, graphs[m], place.rank, place.world) for m in graphs}
     z = {m: inference.embed(model, m, graphs[m].subject_id_S, encoded[m]) for m in graphs}
     mrr = torch.tensor(inference.paired_mrr(z, segments), dtype=torch.float64, device=place.device)
@@ -370,6 +394,7 @@ def _record(
         logit_scale=model.logit_scale().item(),
         learning_rate=rate,
         workers=workers,
+        device=model.log_scale.device.type,
     )
 
 

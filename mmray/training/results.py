@@ -52,7 +52,7 @@ def write_fitted(
         "best_epoch": state.best_epoch,
         "fitted_on": {
             "workers": list(dict.fromkeys(record.workers for record in state.history)),
-            "device": next(model.parameters()).device.type,
+            "device": state.history[-1].device,
             "compiled": settings.train.compile,
         },
     }

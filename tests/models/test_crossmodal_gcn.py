@@ -122,11 +122,18 @@ def test_a_subject_who_is_not_masked_would_hear_of_itself(batch: Batch):
     assert not torch.equal(before_BE[0], embeddings(model, unmasked, "eeg", training=False)[0])
 
 
-def test_a_map_of_zero_passes_nothing_on(batch: Batch):
-    model, without = fresh("crossmodal_gcn").eval(), fresh("crossmodal_gcn", population=False).eval()
-    model.population.reset_parameters()
+@pytest.mark.parametrize("attention", [True, False])
+def test_an_untrained_population_graph_passes_nothing_on_and_hears_at_once_whether_it_should(batch: Batch, attention):
+    model = fresh("crossmodal_gcn", attention=attention).eval()
+    without = fresh("crossmodal_gcn", attention=attention, population=False).eval()
+    for part in (model.population, model.attention):
+        if part is not None:
+            part.reset_parameters()
     without.load_state_dict(model.state_dict(), strict=False)
     assert torch.equal(model(batch).z["eeg"], without(batch).z["eeg"])
+    model(batch).z["eeg"].pow(3).sum().backward()
+    message = model.attention.value_MDD.grad[1] if attention else model.population.inter_MM.grad[0, 1]
+    assert (message != 0).all()
 
 
 def test_a_map_of_one_is_the_attention_over_both_slots(batch: Batch):

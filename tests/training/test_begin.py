@@ -67,7 +67,9 @@ def test_a_partner_given_to_another_person_moves_the_start(generated, by_subject
     assert not torch.allclose(one, other, atol=1e-3)
 
 
-def test_values_that_are_not_finite_leave_the_start_alone(generated):
-    training = generated(subjects=20, segments=3)
-    training["eeg"] = replace(training["eeg"], x_SND=np.full_like(training["eeg"].x_SND, np.nan))
-    assert begun(training).encoders["audio"].skip.weight.isfinite().all()
+def test_more_directions_than_the_usual_components_can_be_asked_for(generated):
+    people = generated(subjects=60, segments=3)["eeg"]
+    torch.manual_seed(0)
+    encoder = build(MODEL.model_copy(update={"components": 40}), {"eeg": people.shape}, 2).encoders["eeg"]
+    encoder.fit_scaler(torch.from_numpy(people.x_SND), people.subject_id_S, people.recording_id_S)
+    assert (encoder.axes_FK.abs().sum(0) > 0).sum() == 40

@@ -332,9 +332,21 @@ def test_a_validation_set_without_two_pairs_is_refused(generated, by_subject):
 
 
 def test_a_loss_that_is_not_finite_ends_the_fit(easy, by_subject):
+    train = TRAIN.model_copy(update={"learning_rate": 1e30, "clip_norm": None})
+    with pytest.raises(ConfigError, match=r"the loss is (nan|inf) in epoch \d; lower train.learning_rate"):
+        fit(model_for(easy), by_subject(easy, range(30)), by_subject(easy, range(30, 40)), train, seed=0)
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 1e20])
+@pytest.mark.parametrize("name", ["crossmodal_gcn", "ridge", "logreg"])
+def test_a_feature_that_is_no_number_is_refused_by_the_name_of_its_recording(easy, by_subject, name, value):
     training = by_subject(easy, range(30))
     x_SND = training["eeg"].x_SND.copy()
-    x_SND[:, 0, 0] = np.nan
+    x_SND[7, 3, 0] = value
     broken = training | {"eeg": replace(training["eeg"], x_SND=x_SND)}
-    with pytest.raises(ConfigError, match="the loss is nan in epoch 1"):
-        fit(model_for(easy), broken, by_subject(easy, range(30, 40)), TRAIN, seed=0)
+    recording = training["eeg"].recording_id_S[7]
+    model = build(SETTINGS.model_copy(update={"name": name}), {m: part.shape for m, part in easy.items()}, classes=2)
+    with pytest.raises(
+        ConfigError, match=f"eeg features of recording {recording} are not finite, .* in 1 segments of 1"
+    ):
+        fit(model, broken, by_subject(easy, range(30, 40)), TRAIN, seed=0)

@@ -20,8 +20,9 @@ def layer(request):
     return layer
 
 
-def test_batched_attention_equals_pygs_sparse_layer(layer):
-    x_BND, weight_BNN = random_graphs()
+@pytest.mark.parametrize("several", [1, 25], ids=["few", "more than are mixed at once"])
+def test_batched_attention_equals_pygs_sparse_layer(layer, several):
+    x_BND, weight_BNN = (torch.cat(told) for told in zip(*(random_graphs() for _ in range(several)), strict=True))
     expected = one_by_one(layer.layer, x_BND, weight_BNN, weighted=True)
     torch.testing.assert_close(layer(x_BND, weight_BNN), expected, atol=1e-5, rtol=1e-5)
 
