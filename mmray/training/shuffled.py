@@ -18,12 +18,13 @@ from mmray.recordings.splits import Fold
 def shuffled_pairs(segments: dict[str, Segments], fold: Fold, seed: int) -> dict[str, Segments]:
     """Every modality but the first given to other people, by lot, within a part of the fold.
 
-    Where a person has several pairs, trials or windows, each keeps their own, rotated against the first modality's by a
-    lot: who it is can still be found, when it was cannot.
+    Where somebody has several pairs, trials or windows, each person keeps their own, rotated against the first
+    modality's by a lot: who it is can still be found, when it was cannot.
 
     Within a part, so that nobody's voice crosses from training to test; across classes, since a class that both
     modalities show lets one find partners better than chance. A segment has its new owner's class. A lot may leave
-    somebody as they are, as a permutation does.
+    somebody as they are, as a permutation does: of two trials that were always exchanged, which is whose could be
+    learned.
 
     Args:
         segments: modality -> segments of the fold's people.
@@ -31,8 +32,11 @@ def shuffled_pairs(segments: dict[str, Segments], fold: Fold, seed: int) -> dict
         seed: of the lot.
     """
     rng = np.random.default_rng(seed)
-    if any((part.pair_id_S != part.subject_id_S).any() for part in segments.values()):
-        return _rotated(segments, rng)
+    pair_of: dict[str, str] = {}
+    for part in segments.values():
+        for subject, pair in zip(part.subject_id_S.tolist(), part.pair_id_S.tolist(), strict=True):
+            if pair_of.setdefault(subject, pair) != pair:
+                return _rotated(segments, rng)
     people, label_U = subject_labels(segments)
     label = dict(zip(people.tolist(), label_U.tolist(), strict=True))
     first, *others = segments
@@ -46,7 +50,8 @@ def shuffled_pairs(segments: dict[str, Segments], fold: Fold, seed: int) -> dict
             given |= zip(mine, rng.permutation(mine).tolist(), strict=True)
         owner_S = np.array([given[subject] for subject in part.subject_id_S.tolist()])
         label_S = np.array([label[subject] for subject in owner_S.tolist()], dtype=np.int8)
-        found[modality] = replace(part, subject_id_S=owner_S, pair_id_S=owner_S, label_S=label_S)
+        pair_id_S = np.array([pair_of[subject] for subject in owner_S.tolist()])
+        found[modality] = replace(part, subject_id_S=owner_S, pair_id_S=pair_id_S, label_S=label_S)
     return found
 
 
@@ -64,7 +69,7 @@ def _rotated(segments: dict[str, Segments], rng: np.random.Generator) -> dict[st
             (own_S,) = np.nonzero(part.subject_id_S == subject)
             own = part.pair_id_S[own_S].tolist()
             pairs = sorted(set(own), key=order_of)
-            turn = int(rng.integers(1, max(2, len(pairs))))
+            turn = int(rng.integers(len(pairs)))
             further = dict(zip(pairs, pairs[turn:] + pairs[:turn], strict=True))
             pair_id_S[own_S] = [further[pair] for pair in own]
         found[modality] = replace(part, pair_id_S=pair_id_S)

@@ -9,11 +9,12 @@ import pyarrow as pa
 import pytest
 
 from mmray import config
-from mmray.evaluation import pooled, trials
+from mmray.evaluation import pooled, retrieval_figures, trials
+from mmray.evaluation.paired import paired_vectors
 from mmray.recordings import synthetic
 from mmray.recordings.splits import Fold
 from mmray.storage import Workspace
-from mmray.training import trainer, trial
+from mmray.training import results, trainer, trial
 from mmray.training.shuffled import shuffled_pairs
 
 NAMES = [f"s{u:03d}" for u in range(24)]
@@ -93,10 +94,48 @@ def test_pairs_are_rotated_within_their_person(generated, name):
         one, other = before.pair_id_S[own_S].tolist(), after.pair_id_S[own_S].tolist()
         assert sorted(one) == sorted(other)
         turn = one.index(other[0])
-        assert turn > 0
         assert other == one[turn:] + one[:turn]
     turns = {after.pair_id_S[before.subject_id_S == s][0].split("@")[1] for s in NAMES}
     assert len(turns) > 1
+
+
+@pytest.mark.parametrize("trials", [2, 3])
+def test_of_few_trials_nothing_can_be_learned_about_which_is_whose(generated, trials):
+    """Trials are centred on their person, as baselines are, so that an exchange of two would be a change of sign."""
+    raw = generated(subjects=24 * trials, segments=2, noise=0.25)
+    person = {f"s{u:03d}": f"p{u // trials:03d}" for u in range(24 * trials)}
+    segments = {}
+    for modality, part in raw.items():
+        subject_S = np.array([person[name] for name in part.subject_id_S.tolist()])
+        x_SND = part.x_SND.copy()
+        for subject in np.unique(subject_S):
+            x_SND[subject_S == subject] -= x_SND[subject_S == subject].mean(0)
+        segments[modality] = replace(part, x_SND=x_SND, subject_id_S=subject_S, pair_id_S=part.subject_id_S)
+    fold = Fold(*(tuple(f"p{u:03d}" for u in part) for part in (range(14), range(14, 18), range(18, 24))))
+    settings = config.from_dict({"model": {"name": "ridge"}, "train": {"passes": 1}})
+
+    def own_found(told) -> float:
+        """R@1 of a trial among its person's own, on people never learnt from."""
+        model, _ = trial.best_of(settings, told, fold, 2)
+        part = results.chosen(told, fold.test)
+        encoded = results.encoded_by(model, part)
+        table = results.embeddings_table(model, encoded, part, fold)
+        figures = retrieval_figures.figures(
+            paired_vectors(table), config.Evaluate(bootstraps=10, permutations=99), 0, {}
+        )
+        return float(np.mean([f.value for f in figures if (f.metric, f.level) == ("R@1", "within")]))
+
+    assert own_found(segments) > 0.9
+    by_lot = [own_found(shuffled_pairs(segments, fold, seed)) for seed in range(24)]
+    assert abs(np.mean(by_lot) - 1 / trials) < 3 * np.std(by_lot) / np.sqrt(24)
+
+
+def test_a_pair_that_goes_by_another_name_than_its_person_is_drawn_by_lot_too(generated):
+    plain = generated(subjects=24, segments=2)
+    named = {m: replace(p, pair_id_S=np.char.add("pair-", p.subject_id_S)) for m, p in plain.items()}
+    found, expected = shuffled_pairs(named, FOLD, 1)["audio"], shuffled_pairs(plain, FOLD, 1)["audio"]
+    np.testing.assert_array_equal(found.subject_id_S, expected.subject_id_S)
+    np.testing.assert_array_equal(found.pair_id_S, np.char.add("pair-", expected.subject_id_S))
 
 
 def test_what_is_found_as_recorded_is_gone_by_lot(generated):
