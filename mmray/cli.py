@@ -166,12 +166,17 @@ def sweep(
     as_json: AsJson = False,
 ) -> None:
     """Fit systems, learning rates, folds and seeds as one study, and compare them on the same people."""
-    if resume and (config_file or overrides or track):
-        raise ConfigError("sweep: --resume takes the sweep's own settings; leave --config, --set and --track out")
+    if resume and (overrides or track):
+        raise ConfigError(
+            "sweep: --resume takes the sweep's own settings; leave --set and --track out, and name its workspace by "
+            "--workspace or by the --config that it was begun with"
+        )
     config = _resolve(config_file, overrides, workspace, _setting("train.track", track))
     from mmray.training import sweep as study
 
-    _show(study.resume(config.workspace) if resume else study.sweep(config), as_json)
+    summary = study.resume(config.workspace) if resume else study.sweep(config)
+    _show(summary, as_json)
+    raise typer.Exit(summary.exit_code)
 
 
 @app.command()
@@ -205,7 +210,9 @@ def power(
     config = _resolve(config_file, overrides, workspace)
     from mmray.training import power as studies
 
-    _show(studies.power(config), as_json)
+    summary = studies.power(config)
+    _show(summary, as_json)
+    raise typer.Exit(summary.exit_code)
 
 
 @index_app.callback(invoke_without_command=True)

@@ -15,7 +15,7 @@ import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -50,6 +50,16 @@ def _absolute(place: str) -> str:
     return place if not place or "://" in place else os.path.abspath(os.path.expanduser(place))
 
 
+_T = TypeVar("_T")
+
+
+def _each_once(values: tuple[_T, ...]) -> tuple[_T, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError(f"{', '.join(map(str, values))} names one twice")
+    return values
+
+
+Grid = Annotated[tuple[_T, ...], Field(min_length=1), AfterValidator(_each_once)]
 # an object that can be imported, as package.module:name
 Importable = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]
 # a folder or a URI; absolute at once, because a worker's working directory is not ours
@@ -60,11 +70,6 @@ class Section(BaseModel):
     """A part of the tree: immutable, and closed to keys it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def _each_once(families: tuple[str, ...]) -> None:
-    if len(set(families)) < len(families):
-        raise ValueError(f"families: {', '.join(families)} names one twice")
 
 
 def _named_with_its_version(encoder: str | None, version: str | None) -> None:
@@ -145,9 +150,8 @@ class EEG(Section):
         False,
         description="judge each segment sensor by sensor and mend it, before reject_uv; needs the extra [autoreject]",
     )
-    families: tuple[EEGFamily, ...] = Field(
+    families: Grid[EEGFamily] = Field(
         ("differential_entropy", "hjorth"),
-        min_length=1,
         description=f"what a node tells, of docs/features.md: {', '.join(typing.get_args(EEGFamily))}",
     )
     waveform_hz: Positive = Field(64.0, description="samples a second of a waveform; what lies above half is cut off")
@@ -173,7 +177,6 @@ class EEG(Section):
 
     @model_validator(mode="after")
     def _families_go_together(self) -> Self:
-        _each_once(self.families)
         _named_with_its_version(self.encoder, self.encoder_version)
         if "waveform" in self.families and len(self.families) > 1:
             raise ValueError(
@@ -196,9 +199,8 @@ class Audio(Section):
     mfcc: int = Field(13, ge=2, description="cepstral coefficients, mean and SD of each")
     f0_min_hz: Positive = Field(65.0, description="lowest voice pitch looked for")
     f0_max_hz: Positive = Field(500.0, description="highest voice pitch looked for")
-    families: tuple[AudioFamily, ...] = Field(
+    families: Grid[AudioFamily] = Field(
         ("log_mel", "mfcc", "pitch", "harmonicity", "energy"),
-        min_length=1,
         description=f"what a node tells, of docs/features.md: {', '.join(typing.get_args(AudioFamily))}; egemaps needs "
         "the extra [opensmile]",
     )
@@ -215,7 +217,6 @@ class Audio(Section):
 
     @model_validator(mode="after")
     def _families_go_together(self) -> Self:
-        _each_once(self.families)
         _named_with_its_version(self.encoder, self.encoder_version)
         return self
 
@@ -355,8 +356,8 @@ class Train(Section):
     shuffled_pairs: int | None = Field(
         None,
         ge=0,
-        description="control: each voice goes to another person of the same part, or a person's trials or "
-        "windows get one another's voices, drawn by this seed, so that nothing can be found; null: as recorded",
+        description="control: voices are dealt out anew among the people of a part, or among a person's trials or "
+        "windows, drawn by this seed, so that nothing can be found; null: as recorded",
     )
     num_workers: Annotated[int, Field(ge=0)] | tuple[AtLeastOne, AtLeastOne] = Field(
         0,
@@ -438,17 +439,17 @@ class Search(Section):
 class Sweep(Section):
     """Which fits are compared: (systems + variants) x learning rates x folds x seeds."""
 
-    systems: tuple[System, ...] = Field(
+    systems: Grid[System] = Field(
         ("crossmodal_gcn", "gcn", "gat", "graphsage", "strucgcn", "mamsa"),
         description="the first is what the others are tested against",
     )
     variants: dict[str, dict[str, bool | int | float | str]] = Field(
         {}, description="name -> settings over the experiment's own, as {no gate: {model.gate: false}}, for ablations"
     )
-    learning_rates: tuple[Positive, ...] = Field(
+    learning_rates: Grid[Positive] = Field(
         (1e-2, 1e-3, 1e-4, 1e-5), description="each fold and seed takes the one that its validation subjects prefer"
     )
-    folds: tuple[int, ...] | None = Field(None, description="outer folds; null: all of the split")
+    folds: Grid[int] | None = Field(None, description="outer folds; null: all of the split")
     seeds: int = Field(3, ge=1, description="fits of each fold, which differ in weights and batches alone")
     pbt: bool = Field(
         False,
@@ -467,11 +468,11 @@ class Evaluate(Section):
 class Power(Section):
     """How many people a study needs: the grid of synthetic studies that `mmray power` fits."""
 
-    systems: tuple[System, ...] = Field(("crossmodal_gcn", "ridge"), description="who looks for partners")
-    subjects: tuple[Annotated[int, Field(ge=8)], ...] = Field(
+    systems: Grid[System] = Field(("crossmodal_gcn", "ridge"), description="who looks for partners")
+    subjects: Grid[Annotated[int, Field(ge=8)]] = Field(
         (40, 80, 160, 320), description="people that a fit learns from, validation included"
     )
-    couplings: tuple[Fraction, ...] = Field((0.0, 0.4, 0.8), description="of the studies; 0: nothing can be found")
+    couplings: Grid[Fraction] = Field((0.0, 0.4, 0.8), description="of the studies; 0: nothing can be found")
     tested: int = Field(60, ge=6, description="further people, whom it is tested on: the gallery")
     studies: int = Field(5, ge=2, description="synthetic studies a coupling, each of people of its own")
 

@@ -39,6 +39,7 @@ class CompareSummary:
         retrieval: rows of R@1, a system and direction each.
         incomplete: variants that miss any fit; `failed` names trials with their reasons.
         left_out: exhibit -> why it is not in the report.
+        resume: the command that goes on with the newest sweep.
     """
 
     sweeps: list[str]
@@ -52,16 +53,17 @@ class CompareSummary:
     missing: list[str]
     incomplete: list[str]
     left_out: dict[str, str]
+    resume: str
 
     def render(self) -> RenderableType:
         """As a short table for a terminal."""
         shown = Table(box=box.SIMPLE, caption="of people never trained on; * misses fits", caption_justify="left")
-        for column in ("", "R@1", "95 %", "chance", "p", "of ceiling"):
+        for column in ("", "R@1", "95 %", "chance", "p", "of the way"):
             shown.add_column(column, justify="left" if not column else "right")
         for direction, title in DIRECTIONS.items():
             shown.add_row(Text(title, style="bold"))
             for row in (row for row in self.retrieval if row["direction"] == direction):
-                share = row["fraction_of_ceiling"]
+                share = row["share_of_ceiling"]
                 shown.add_row(
                     row["variant"] + ("" if row["complete"] else "*"),
                     number(row["value"]),
@@ -74,7 +76,7 @@ class CompareSummary:
         parts += [Text(f"failed {trial}: {reason}") for trial, reason in self.failed.items()]
         if self.incomplete:
             lost = f"{len(self.missing)} missing, {len(self.failed)} failed; stars mark {', '.join(self.incomplete)}"
-            parts.append(Text(f"{self.finished} of {self.planned} fits: {lost}. mmray sweep --resume goes on"))
+            parts.append(Text(f"{self.finished} of {self.planned} fits: {lost}. {self.resume} goes on"))
         parts += [Text(f"left out {name.replace('_', ' ')}: {why}") for name, why in self.left_out.items()]
         return Group(*parts, Text(f"report  {self.report}"))
 
@@ -97,7 +99,7 @@ def compare(settings: Config, sweeps: list[str] | None = None) -> CompareSummary
         reasons = "; ".join(sorted({row["error"] for row in rows}))
         raise WorkspaceError(
             f"compare: no fit of sweep {', '.join(sweep_ids)} finished, so there is nothing to report"
-            f"{f' ({len(rows)} failed: {reasons})' if rows else ''}; go on with it: mmray sweep --resume"
+            f"{f' ({len(rows)} failed: {reasons})' if rows else ''}; {trials.resume_command(workspace)} goes on with it"
         )
     made = {sweep_id: trials.read_settings(workspace, sweep_id) for sweep_id in sweep_ids}
     own = next(iter(made.values()))
@@ -107,7 +109,7 @@ def compare(settings: Config, sweeps: list[str] | None = None) -> CompareSummary
         if not found.shown:
             raise WorkspaceError(
                 f"compare: no system of sweep {', '.join(sweep_ids)} has a fold with all its seeds yet, so there is "
-                "nothing to report; go on with it: mmray sweep --resume"
+                f"nothing to report; {trials.resume_command(workspace)} goes on with it"
             )
         tables, left_out = exhibits.tables(found)
         tables |= {"data_card": data_card.rows_of(workspace, own, found), **_search(workspace, sweep_ids)}
@@ -123,6 +125,7 @@ def compare(settings: Config, sweeps: list[str] | None = None) -> CompareSummary
         commands=_commands(workspace, sweep_ids, settings),
         made={sweep_id: config.to_yaml(one) for sweep_id, one in made.items()},
         versions={name: importlib.metadata.version(name) for name in _VERSIONS},
+        resume=trials.resume_command(workspace),
     )
     report = _publish(workspace, sweep_ids[0], told)
     return CompareSummary(
@@ -137,6 +140,7 @@ def compare(settings: Config, sweeps: list[str] | None = None) -> CompareSummary
         found.study.missing,
         found.study.incomplete,
         left_out,
+        told.resume,
     )
 
 

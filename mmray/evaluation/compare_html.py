@@ -21,7 +21,7 @@ class Told:
 
     Attributes:
         left_out: exhibit -> why it is not there.
-        commands: that made sweep and report.
+        commands: that made sweep and report; `resume` goes on with a sweep.
         made: the resolved settings as YAML, by sweep.
         versions: of software.
     """
@@ -32,6 +32,7 @@ class Told:
     pictures: Mapping[str, Picture]
     left_out: Mapping[str, str]
     commands: list[str]
+    resume: str
     made: Mapping[str, str]
     versions: Mapping[str, str]
 
@@ -124,7 +125,7 @@ def arrows(text: str) -> str:
 
 def figures(rows: Iterable[Row]) -> str:
     """Classification figures, a group a metric."""
-    head = ["system", "value", "95 %", "chance", "p", "95 % of chance", "people"]
+    head = ["system", "value", "95 %", "chance", "p", "95 %, labels permuted", "people"]
     body = []
     for row in rows:
         cells = [starred(row), number(row["value"], 3), between(row, 3)]

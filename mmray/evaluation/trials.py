@@ -6,6 +6,7 @@ folder as one table.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -155,6 +156,36 @@ def finished(workspace: Workspace, sweep_id: str) -> set[str]:
     """Ids of the fits that are there, failed ones included."""
     names = workspace.names("sweeps", sweep_id, "trials.parquet")
     return {name.removesuffix(".parquet") for name in names if name.endswith(".parquet")}
+
+
+def adopt(workspace: Workspace, plan: Plan) -> None:
+    """Make ready to go on: take finished fits from the workspace's other sweeps, and let failed ones be tried again.
+
+    A trial_id says data, settings and version, so equal ids are equal fits.
+
+    Raises:
+        WorkspaceError: a file is damaged.
+    """
+    place = ("sweeps", plan.sweep_id, "trials.parquet")
+    for row in read(workspace, plan):
+        if row["error"] is not None:
+            workspace.delete(*place, f"{row['trial_id']}.parquet")
+    there = finished(workspace, plan.sweep_id)
+    missing = {one.trial_id: one.variant for one in plan.trials if one.trial_id not in there}
+    for other in workspace.names("sweeps"):
+        if other == plan.sweep_id:
+            continue
+        for trial_id in missing.keys() & finished(workspace, other):
+            table = workspace.read_table("sweeps", other, "trials.parquet", f"{trial_id}.parquet")
+            row = table.to_pylist()[0]
+            if row["error"] is None and row["variant"] == missing[trial_id]:
+                workspace.write_table(table, *place, f"{trial_id}.parquet")
+                del missing[trial_id]
+
+
+def resume_command(workspace: Workspace) -> str:
+    """What a user types to go on with the newest sweep of a workspace."""
+    return shlex.join(["mmray", "sweep", "--resume", "--workspace", workspace.root])
 
 
 def read(workspace: Workspace, plan: Plan) -> list[Row]:

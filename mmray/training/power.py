@@ -32,7 +32,7 @@ from mmray.recordings import catalogue, synthetic
 from mmray.recordings.splits import Fold
 from mmray.schema import MODALITIES
 from mmray.storage import Workspace, is_uri
-from mmray.training import results, structure, trial, tuning
+from mmray.training import results, structure, trainer, trial, tuning
 
 FITS = pa.schema(
     [
@@ -72,6 +72,11 @@ class PowerSummary:
     false_alarms: list[FalseAlarms]
     failed: dict[str, str]
 
+    @property
+    def exit_code(self) -> int:
+        """That of what a fit's settings do not allow, where one failed."""
+        return ConfigError.exit_code if self.failed else 0
+
     def render(self) -> RenderableType:
         """As tables for a terminal."""
         shown = Table(box=box.SIMPLE, caption="found: share of studies with p < 0.05; 95 % over studies in brackets")
@@ -82,7 +87,7 @@ class PowerSummary:
                 cell.system,
                 f"{cell.coupling:g}",
                 str(cell.subjects),
-                f"{cell.r1:.3f} [{cell.r1_low:.3f}-{cell.r1_high:.3f}]",
+                f"{cell.r1:.3f}" + ("" if cell.r1_low is None else f" [{cell.r1_low:.3f}-{cell.r1_high:.3f}]"),
                 f"{cell.found:.2f} [{cell.found_low:.2f}-{cell.found_high:.2f}]",
             )
         lines = [power_page.sentence(one, self.cells) for one in self.needed]
@@ -94,7 +99,7 @@ class PowerSummary:
 def power(settings: Config) -> PowerSummary:
     """Fit what is missing of the grid, then write power/<id>/: fits, tables, figures and report.html.
 
-    Stopped anywhere, the same command goes on.
+    Stopped anywhere, the same command goes on; so does one that asks for more studies, couplings or systems.
 
     Raises:
         ConfigError: the workspace is no folder, or the settings allow no fit.
@@ -103,17 +108,7 @@ def power(settings: Config) -> PowerSummary:
     if is_uri(settings.workspace):
         raise ConfigError("power: synthetic studies are written to a disk; give --workspace a folder")
     workspace = Workspace(settings.workspace)
-    power_id = config.digest(
-        settings.power,
-        settings.synth,
-        settings.features,
-        settings.split,
-        settings.model,
-        settings.train,
-        settings.evaluate.permutations,
-        settings.seed,
-        __version__,
-    )
+    power_id = _power_id(settings)
     place = ("power", power_id)
     workspace.write_text(config.to_yaml(settings), *place, "config.yaml")
     asked = list(_studies(settings, power_id))
@@ -142,6 +137,32 @@ def power(settings: Config) -> PowerSummary:
     return summary
 
 
+def _power_id(settings: Config) -> str:
+    """Of all that a fit depends on but its system, its coupling and the number of its study."""
+    own = config.laid_over(
+        settings,
+        # what each study and fit sets for itself
+        {"synth.subjects": 40, "synth.coupling": 0.0, "model.name": "crossmodal_gcn", "train.fold": 0},
+    )
+    return config.digest(
+        " ".join(map(str, sorted(settings.power.subjects))),
+        settings.power.tested,
+        own.synth,
+        own.features,
+        own.split,
+        own.model,
+        own.train,
+        own.evaluate.permutations,
+        own.seed,
+        __version__,
+    )
+
+
+def _seed(settings: Config, coupling: float, number: int) -> int:
+    """Other people in every study, of one coupling and of another, whatever else is asked for."""
+    return int(config.digest(settings.seed, coupling, number), 16) % 2**31
+
+
 def _studies(settings: Config, power_id: str) -> Iterator[Asked]:
     wanted = settings.power
     people = max(wanted.subjects) + wanted.tested
@@ -153,8 +174,7 @@ def _studies(settings: Config, power_id: str) -> Iterator[Asked]:
                 "workspace": f"{root}/ws",
                 "study": {"kind": "synthetic", "root": f"{root}/study"},
                 "synth": {**settings.synth.model_dump(mode="json"), "subjects": people, "coupling": coupling},
-                # other people in every study, of one coupling and of another
-                "seed": settings.seed + 1 + wanted.couplings.index(coupling) * wanted.studies + number,
+                "seed": _seed(settings, coupling, number),
             }
             yield Asked(coupling, number, config.from_dict(tree))
 
@@ -248,6 +268,7 @@ def _fit(
     settings = config.laid_over(config.from_dict(tree), {"model.name": system})
     fold = part(segments, subjects, settings.power.tested, settings.split.validation_fraction, settings.seed)
     told = results.chosen(segments, (*fold.train, *fold.validation, *fold.test))
+    told = trainer.paired(told, settings, fold)
     row = trial.run(settings, told, fold, 2, trial_id="", variant=system)
     fitted = _fitted(settings, row, subjects, about)
     table = pa.Table.from_pylist([asdict(fitted)], schema=FITS)

@@ -19,10 +19,11 @@ import torch
 from mmray import cluster, config, progress
 from mmray.config import Config, Range
 from mmray.errors import ConfigError
+from mmray.evaluation import trials
 from mmray.features.table import Segments
 from mmray.recordings import splits
 from mmray.storage import Workspace
-from mmray.training import results, trainer, trial, tuning
+from mmray.training import results, structure, trainer, trial, tuning
 
 
 def search(workspace: Workspace, settings: Config, sweep_id: str) -> None:
@@ -32,17 +33,20 @@ def search(workspace: Workspace, settings: Config, sweep_id: str) -> None:
     Hutter et al. 2014).
 
     Raises:
-        ConfigError: Optuna is not installed, or a setting of the space does not exist.
+        ConfigError: Optuna is not installed, or a setting of the space does not exist or is not a fit's own.
     """
     place, asked = ("sweeps", sweep_id), settings.sweep.search
     digest = config.digest(asked)
     if workspace.exists(*place, "search.json") and workspace.read_json(*place, "search.json")["digest"] == digest:
         return
     require_optuna()
+    for name in asked.space:
+        trial.require_of_a_fit(name, "sweep.search.space")
     config.laid_over(settings, {name: _first(domain) for name, domain in asked.space.items()})
     folds = splits.load_split(workspace, settings.split.name)
     chosen = range(len(folds)) if settings.sweep.folds is None else settings.sweep.folds
     segments = trainer.recorded(workspace, settings, folds[0])
+    structure.prepare(config.laid_over(settings, {"model.name": asked.system}), segments)
     with cluster.session(settings.cluster), tuning.folder() as folder:
         import optuna
         from ray import tune
@@ -76,7 +80,7 @@ def search(workspace: Workspace, settings: Config, sweep_id: str) -> None:
                 metric="value",
                 mode="max",
             )
-        tuning.require_all(found, "sweep.search", "`mmray sweep --resume` searches anew")
+        tuning.require_all(found, "sweep.search", f"`{trials.resume_command(workspace)}` searches anew")
         rows = [
             {"system": asked.system, "value": one.metrics["value"], "folds": one.metrics["folds"]}
             | {f"param.{name}": one.config[name] for name in asked.space}

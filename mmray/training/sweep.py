@@ -70,6 +70,11 @@ class SweepSummary:
     figures: dict[str, list[Figure]]
     comparisons: list[Comparison]
 
+    @property
+    def exit_code(self) -> int:
+        """That of what a fit's settings do not allow, where one failed."""
+        return ConfigError.exit_code if self.failed else 0
+
     def render(self) -> RenderableType:
         """As tables for a terminal."""
         shown = Table(box=box.SIMPLE, caption="95 % of chance in brackets; * misses fits, so compare it with care")
@@ -93,7 +98,11 @@ class SweepSummary:
             tests.add_column(column)
         for c in self.comparisons:
             tests.add_row(
-                c.metric, c.second, f"{c.difference:+.3f}", f"{c.ci_low:+.3f} to {c.ci_high:+.3f}", p_text(c.p_holm)
+                c.metric,
+                c.second,
+                f"{c.difference:+.3f}",
+                "-" if c.ci_low is None else f"{c.ci_low:+.3f} to {c.ci_high:+.3f}",
+                p_text(c.p_holm),
             )
         parts: list[RenderableType] = [shown, *([tests] if self.comparisons else [])]
         parts += [Text(f"failed {name}: {reason}") for name, reason in self.failed.items()]
@@ -106,6 +115,9 @@ class SweepSummary:
 
 def sweep(settings: Config) -> SweepSummary:
     """Run what is missing of the grid, then pool it into sweeps/<id>/.
+
+    A fit that another sweep of the workspace made of the same data and settings is taken from there; one that failed is
+    tried again.
 
     Raises:
         WorkspaceError: features, recordings or split are missing or damaged, or a result cannot be written.
@@ -121,6 +133,7 @@ def sweep(settings: Config) -> SweepSummary:
     place = ("sweeps", plan.sweep_id)
     workspace.write_text(config.to_yaml(settings), *place, "config.yaml")
     trials.write_plan(workspace, plan)
+    trials.adopt(workspace, plan)
     there = trials.finished(workspace, plan.sweep_id)
     missing = [spec for spec in specs if spec.trial_id not in there]
     with workspace.tidied(*place):
@@ -185,7 +198,7 @@ def grid(workspace: Workspace, settings: Config) -> tuple[Plan, list[Spec]]:
     """Every trial. Folds and seeds vary slowest, so that a sweep cut short still compares all systems.
 
     Raises:
-        ConfigError: a variant's settings do not exist, or there is no such fold.
+        ConfigError: a variant's settings do not exist or are not a fit's own, or there is no such fold.
     """
     folds = splits.load_split(workspace, settings.split.name)
     chosen_folds = tuple(range(len(folds))) if settings.sweep.folds is None else settings.sweep.folds
@@ -195,25 +208,30 @@ def grid(workspace: Workspace, settings: Config) -> tuple[Plan, list[Spec]]:
     twice = {*variants, PBT} & settings.sweep.variants.keys()
     if twice:
         raise ConfigError(f"config: sweep.variants: '{min(twice)}' is taken; choose another name")
+    for name, over in settings.sweep.variants.items():
+        for key in over:
+            trial.require_of_a_fit(key, f"sweep.variants: '{name}'")
     variants |= settings.sweep.variants
     data = trainer.data_digest(workspace, settings)
-    specs = []
+    specs: dict[str, Spec] = {}  # a variant with a learning rate of its own is planned once
     for seed in range(settings.seed, settings.seed + settings.sweep.seeds):
         for fold in chosen_folds:
             for variant, over in variants.items():
                 for rate in settings.sweep.learning_rates:
                     laid = {"train.learning_rate": rate, **over, "train.fold": fold, "seed": seed}
                     chosen = config.laid_over(settings, laid)
-                    specs.append(Spec(f"{_plain(variant)}-{trainer.named(chosen, data)}", variant, chosen))
+                    trial_id = f"{_plain(variant)}-{trainer.named(chosen, data)}"
+                    specs.setdefault(trial_id, Spec(trial_id, variant, chosen))
             if settings.sweep.pbt:
-                specs.append(_population(settings, data, fold, seed))
-    sweep_id = hashlib.sha256("".join(spec.trial_id for spec in specs).encode()).hexdigest()[:12]
+                population = _population(settings, data, fold, seed)
+                specs[population.trial_id] = population
+    sweep_id = hashlib.sha256("".join(specs).encode()).hexdigest()[:12]
     planned = (
         Planned(s.trial_id, s.variant, c.model.name, c.train.learning_rate, c.train.fold, c.seed)
-        for s in specs
+        for s in specs.values()
         for c in [s.settings]
     )
-    return Plan(sweep_id, data, tuple(planned)), specs
+    return Plan(sweep_id, data, tuple(planned)), list(specs.values())
 
 
 def _population(settings: Config, data: str, fold: int, seed: int) -> Spec:
@@ -285,7 +303,7 @@ def _fit_all(workspace: Workspace, settings: Config, plan: Plan, missing: list[S
                     in_groups=in_groups,
                 ),
                 "sweep",
-                "`mmray sweep --resume` goes on with these; `mmray compare` reports what is there",
+                f"`{trials.resume_command(workspace)}` goes on with these; `mmray compare` reports what is there",
             )
 
 

@@ -65,6 +65,19 @@ def run(
     return row | {"seconds": time.perf_counter() - began}
 
 
+def require_of_a_fit(name: str, where: str) -> None:
+    """Refuse a setting that the fits of one sweep cannot differ in.
+
+    Raises:
+        ConfigError: it is of the data, which all fits share, or the grid itself sets it.
+    """
+    if not name.startswith(("model.", "train.")) or name == "train.fold":
+        raise ConfigError(
+            f"config: {where} sets {name}, and fits of one sweep differ in model.* and train.* alone, train.fold "
+            "excepted: they share data and folds; give it a config and a sweep of its own, and compare the two reports"
+        )
+
+
 def best_of(
     settings: Config,
     segments: dict[str, Segments],

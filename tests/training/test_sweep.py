@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 import pytest
 
 from mmray import config
+from mmray.cli import main
 from mmray.errors import ConfigError, WorkspaceError
-from mmray.evaluation import trials
+from mmray.evaluation import compare, trials
 from mmray.evaluation.paired import paired_vectors
 from mmray.recordings import catalogue, splits
 from mmray.schema import recordings_table
@@ -105,6 +106,50 @@ def test_a_diverging_fit_is_a_row_with_its_reason(swept):
     assert row["subject_id"] is None
 
 
+def test_a_failed_fit_ends_the_command_with_a_code_and_is_tried_again_by_the_next(tmp_path, prepared, ray_session):
+    settings = settings_in(tmp_path / "ws", systems=["gcn"], seeds=1, learning_rates=[1e30])
+    prepared(settings.workspace, settings, subjects=24, segments=3)
+    summary = sweeps.sweep(settings)
+    assert (summary.finished, len(summary.failed), summary.exit_code) == (0, 2, 2)
+    workspace = Workspace(settings.workspace)
+    place = ("sweeps", summary.sweep_id, "trials.parquet")
+    name = workspace.names(*place)[0]
+    row = workspace.read_table(*place, name).to_pylist()[0]
+    trials.write(workspace, summary.sweep_id, row | {"error": "another reason"})
+    assert set(sweeps.sweep(settings).failed.values()) == set(summary.failed.values())
+    with pytest.raises(WorkspaceError, match=r"mmray sweep --resume --workspace .* goes on with it"):
+        compare.compare(settings)
+
+
+def test_a_seed_or_a_system_more_fits_only_what_is_new(tmp_path, prepared, ray_session, monkeypatch):
+    settings = settings_in(tmp_path / "ws", seeds=1)
+    prepared(settings.workspace, settings, subjects=24, segments=3)
+    before = sweeps.sweep(settings)
+    fitted = []
+    as_it_is = sweeps._fit_all
+    monkeypatch.setattr(sweeps, "_fit_all", lambda *told: fitted.append(told[3]) or as_it_is(*told))
+    more = settings_in(tmp_path / "ws", seeds=2)
+    after = sweeps.sweep(more)
+    assert [spec.settings.seed for spec in fitted[0]] == [1] * 4
+    assert (before.finished, after.finished) == (4, 8)
+    old, new = rows_of(settings, before.sweep_id), rows_of(more, after.sweep_id)
+    assert [row for row in new if row["seed"] == 0] == old
+    less = settings_in(tmp_path / "ws", systems=["ridge"], seeds=1)
+    assert sweeps.sweep(less).finished == 2
+    assert len(fitted) == 1
+
+
+def test_a_sweep_is_resumed_in_the_workspace_of_its_config(tmp_path, prepared, ray_session, capsys):
+    settings = settings_in(tmp_path / "ws", systems=["majority"], seeds=1)
+    prepared(settings.workspace, settings, subjects=24, segments=3)
+    (tmp_path / "c.yaml").write_text(config.to_yaml(settings))
+    config_file = ["--config", str(tmp_path / "c.yaml")]
+    assert main(["sweep", *config_file]) == 0
+    assert main(["sweep", "--resume", *config_file]) == 0
+    assert main(["sweep", "--resume", *config_file, "--set", "seed=1"]) == 2
+    assert "name its workspace by --workspace or by the --config" in capsys.readouterr().err
+
+
 def test_a_trial_is_the_run_that_train_makes_of_the_same_settings(swept):
     """Weights of the best epoch included: the fit goes on for epochs after it."""
     settings = settings_in(swept[0].workspace).model_copy(
@@ -133,6 +178,9 @@ def test_a_trial_is_the_run_that_train_makes_of_the_same_settings(swept):
         ({"variants": {"odd": {"model.gaet": False}}}, "did you mean 'gate'"),
         ({"variants": {"ridge": {}}}, "'ridge' is taken"),
         ({"folds": [7]}, "folds 0 to 1"),
+        ({"variants": {"odd": {"features.eeg.neighbours": 4}}}, "'odd' sets features.eeg.neighbours, and fits of one"),
+        ({"variants": {"odd": {"train.fold": 1}}}, "'odd' sets train.fold"),
+        ({"variants": {"odd": {"seed": 1}}}, "'odd' sets seed"),
     ],
 )
 def test_a_grid_that_cannot_be_is_refused_before_any_fit(swept, over, message):
@@ -264,6 +312,22 @@ def test_a_search_over_a_setting_that_does_not_exist_is_refused(swept):
     settings = settings.model_copy(update={"sweep": settings.sweep.model_copy(update={"search": asked})})
     with pytest.raises(ConfigError, match="did you mean 'learning_rate'"):
         sweeps.sweep(settings)
+
+
+def test_a_search_over_the_data_s_settings_is_refused(swept):
+    asked = config.Search(samples=2, space={"features.eeg.neighbours": (4, 8)})
+    settings = settings_in(swept[0].workspace)
+    settings = settings.model_copy(update={"sweep": settings.sweep.model_copy(update={"search": asked})})
+    with pytest.raises(ConfigError, match=r"sweep\.search\.space sets features"):
+        sweeps.sweep(settings)
+
+
+def test_a_variant_with_a_learning_rate_of_its_own_is_planned_once(swept):
+    settings = settings_in(swept[0].workspace, variants={"slow": {"train.learning_rate": 1e-5}})
+    plan, specs = sweeps.grid(Workspace(settings.workspace), settings)
+    slow = [one for one in plan.trials if one.variant == "slow"]
+    assert len(slow) == len({(one.fold, one.seed) for one in slow}) > 0
+    assert [spec.trial_id for spec in specs] == [one.trial_id for one in plan.trials]
 
 
 def test_a_study_that_pairs_trials_is_refused_before_any_fit(tmp_path, prepared):
