@@ -7,7 +7,6 @@ from string import Template
 
 from mmray.evaluation import compare_sections as sections
 from mmray.evaluation.compare_html import Told, arrows, details, files_of, grid, items, said
-from mmray.evaluation.exhibits import Tables
 from mmray.evaluation.explain_page import template
 
 
@@ -38,7 +37,7 @@ def page(told: Told) -> str:
             f"Sweep {', '.join(told.sweeps)}. All figures are of people that a fit has not seen; brackets and whiskers "
             "are 95 % intervals over people unless a caption says otherwise."
         ),
-        banner=_banner(told.tables),
+        banner=_banner(told),
         verdict=escape(arrows(told.verdict)),
         contents="\n".join(f'<li><a href="#{key}">{escape(title)}</a></li>' for key, title, _ in parts),
         sections="\n".join(
@@ -47,7 +46,8 @@ def page(told: Told) -> str:
     )
 
 
-def _banner(tables: Tables) -> str:
+def _banner(told: Told) -> str:
+    tables = told.tables
     short = [row for row in tables["status"] if row["failed"] or row["missing"]]
     if not short:
         return ""
@@ -64,9 +64,10 @@ def _banner(tables: Tables) -> str:
     why = [f"{count} failed: {reason}" for reason, count in reasons.items()]
     return (
         f'<div class="banner" role="note"><p><strong>This sweep is unfinished: {finished} of {planned} fits are '
-        "here.</strong> A star marks what misses fits. Its figures are of the folds that have all their seeds, so of "
-        "fewer people; a fold and seed picks its learning rate among those that finished.</p>"
-        f"{items([*lines, *why])}<p>mmray sweep --resume goes on with it.</p></div>"
+        "here.</strong> A star marks what misses fits. Its figures are of the folds that have all their seeds, or of "
+        "the seeds that all folds have, whichever is of more people; a fold and seed picks its learning rate among "
+        f"those that finished.</p>{items([*lines, *why])}<p><code>{escape(told.resume)}</code> goes on with it, and "
+        "tries failed fits again; where a fit fails for a reason that its settings give, change these.</p></div>"
     )
 
 

@@ -40,7 +40,7 @@ def retrieval(told: Told) -> str:
         cells += [between(row, digits), number(row["chance"], digits), p_text(row["p"]), between(row, digits, "band")]
         cells += [gallery(row), str(row["people"])]
         if with_ceiling:
-            share = row["fraction_of_ceiling"]
+            share = row["share_of_ceiling"]
             cells += [number(row["ceiling"], digits), "-" if share is None else f"{100 * share:.0f} %"]
         body.append((f"{called(row)}, {DIRECTIONS[row['direction']]}", cells))
     note = (
@@ -49,8 +49,11 @@ def retrieval(told: Told) -> str:
         "other people of the same label. Median rank: of people's mean rank over seeds, small is good."
     )
     if with_ceiling:
-        note += " Ceiling: what knowing the traits that made the synthetic recordings would reach."
-        head += ["ceiling", "of it"]
+        note += (
+            " Ceiling: what knowing the traits that made the synthetic recordings would reach; of the way: how far a "
+            "figure is from chance, 0 %, to it, 100 %."
+        )
+        head += ["ceiling", "of the way"]
     caption = (
         "R@1 of each system. The grey box is the middle 95 % of what chance gives; a marker whose box it leaves is "
         "above or below chance. The upright stroke, where there is one, is the ceiling."
@@ -134,7 +137,9 @@ def classification(told: Told) -> str:
     chosen = [row for row in rows if row["metric"] not in ("Brier", "ECE")]
     note = (
         f"{rows[0]['people']} labelled people, both modalities of each. Chance is the best constant answer that knows "
-        "the classes' shares; p: labels permuted between people."
+        "the classes' shares. p and the last interval ask something else: labels are permuted between people, so a "
+        "small p says that answers follow the labels, not that they beat the constant answer. Who is right more often "
+        "than not, but far too sure, has a small p and a cross-entropy worse than chance."
     )
     if not any(row["metric"] == "F1" for row in rows):
         note += " All are of one class, so balanced accuracy, F1 and AUC are undefined."
@@ -158,7 +163,7 @@ def pairs(told: Told) -> str:
     note = (
         "Differences of the same people's values, seeds averaged, by sign flips (two-sided), corrected after Holm "
         "(1979) over all pairs of a metric. No star is not equality: with this many people a difference as wide as the "
-        "interval may stay unseen."
+        "interval may stay unseen. A star is of these fits on other people; other seeds are other fits."
     )
     return said(note) + pictures + details("All pairs", differences(rows)) + unequal(rows) + files_of("pairs")
 

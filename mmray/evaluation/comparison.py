@@ -15,14 +15,18 @@ FLIPS = 10_000
 
 @dataclass(frozen=True)
 class Comparison:
-    """A paired difference, first less second, over `subjects` people; p is two-sided, p_holm corrected."""
+    """A paired difference, first less second, over `subjects` people; p is two-sided, p_holm corrected.
+
+    Interval and p are of these fits on other people: what other fits of the same systems would do, a test over people
+    cannot tell, since people of one fold share theirs.
+    """
 
     first: str
     second: str
     metric: str
     difference: float
-    ci_low: float
-    ci_high: float
+    ci_low: float | None
+    ci_high: float | None
     p_value: float
     p_holm: float
     subjects: int
@@ -46,7 +50,7 @@ def compare(
         raise ValueError(f"{first} and {second} were tested on nobody in common")
     difference_S = np.array([one[subject] - other[subject] for subject in shared])
     interval = statistics.bootstrap_subjects(difference_S, lambda value: value.mean(-1), bootstraps, seed)
-    low, high = interval or (float("nan"), float("nan"))
+    low, high = interval or (None, None)
     p_value = sign_flip(difference_S, FLIPS, seed)
     return Comparison(first, second, metric, float(difference_S.mean()), low, high, p_value, p_value, len(shared))
 

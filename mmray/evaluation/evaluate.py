@@ -84,7 +84,7 @@ def _classification(predictions: pa.Table, settings: config.Evaluate, seed: int)
             chance=chance.get(name),
             # calibration has no better and worse pairing of people with labels to test
             p_value=float(p) if name in chance else None,
-            **ends(statistics.interval(resampled[name])),
+            **ends(statistics.interval(resampled[name], len(subjects))),
         )
         for (name, value_N), p in zip(figures.items(), p_M, strict=True)
     ]

@@ -143,7 +143,7 @@ def balanced_accuracy_by_task(fits: Fits) -> list[Row]:
             if len(np.unique(label_S)) < 2:
                 continue
             drawn_NS = statistics.resample_subjects(len(label_S), fits.settings.bootstraps, fits.seed)
-            interval = statistics.interval(_balanced(right_S[drawn_NS], label_S[drawn_NS]))
+            interval = statistics.interval(_balanced(right_S[drawn_NS], label_S[drawn_NS]), len(label_S))
             low, high = interval or (None, None)
             rows.append(
                 {"variant": variant, "task": task, "value": float(_balanced(right_S[None], label_S[None])[0])}

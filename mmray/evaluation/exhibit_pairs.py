@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -61,25 +61,24 @@ def median_rank(fits: Fits, variant: str, direction: str) -> Row:
     )
     low, high = interval or (None, None)
     chance_S = [(len(row["subject_id"]) + 1) / 2 for row in rows for _ in row["subject_id"]]
-    nothing = dict.fromkeys(("band_low", "band_high", "p", "ceiling", "fraction_of_ceiling"))
+    nothing = dict.fromkeys(("band_low", "band_high", "p", "ceiling", "share_of_ceiling"))
     about = {"variant": variant, "direction": direction, "metric": "median_rank", "people": len(own)}
     figure = {"value": float(np.median(value_S)), "ci_low": low, "ci_high": high, "chance": float(np.median(chance_S))}
     return about | figure | nothing
 
 
-def values(fits: Fits, variant: str, metric: str, labels: Mapping[str, int]) -> dict[str, float]:
-    """What each person adds to a variant's figure, at the rates that validation picks; their mean is the figure.
-
-    For balanced accuracy a person weighs n / (C n_c), so that each of the C classes counts alike.
-    """
+def values(fits: Fits, variant: str, metric: str) -> dict[str, float]:
+    """What each person adds to a variant's figure, at the rates that validation picks; unweighed."""
     by = "validation_mrr" if metric in ("R@1", "MRR") else "validation_cross_entropy"
-    rows = fits.picked(variant, by)
-    if metric != "balanced_accuracy":
-        return per_person(rows, metric)
-    right = per_person(rows, "correct")
-    count: dict[int, int] = defaultdict(int)
-    for subject in right:
-        count[labels[subject]] += 1
+    return per_person(fits.picked(variant, by), "correct" if metric == "balanced_accuracy" else metric)
+
+
+def weighed(right: Mapping[str, float], labels: Mapping[str, int]) -> dict[str, float]:
+    """Values whose mean is the balanced accuracy: a person weighs n / (C n_c), so each of the C classes counts alike.
+
+    Empty where these people are of one class.
+    """
+    count = Counter(labels[subject] for subject in right)
     if len(count) < 2:
         return {}
     return {s: value * len(right) / (len(count) * count[labels[s]]) for s, value in right.items()}
@@ -107,10 +106,9 @@ def ranks(fits: Fits) -> list[Row]:
     Demsar 2006 (JMLR 7, pages 1-30) ranks over data sets; here the people are the blocks. Friedman's test takes three
     systems; its p is null below that, and where every person ranks all systems alike.
     """
-    labels = fits.labels()
     rows: list[Row] = []
     for metric in RANKED:
-        own = {variant: values(fits, variant, metric, labels) for variant in fits.shown}
+        own = {variant: values(fits, variant, metric) for variant in fits.shown}
         people = sorted(set.intersection(*(set(column) for column in own.values()))) if own else []
         if len(own) < 2 or len(people) < 2:
             continue
@@ -154,12 +152,15 @@ def not_different(ranked: Sequence[Row], pairs: Sequence[Row]) -> list[tuple[int
 
 def _compared(fits: Fits, metric: str, asked: list[tuple[str, str]]) -> list[Row]:
     labels = fits.labels()
-    own = {variant: values(fits, variant, metric, labels) for variant in {v for pair in asked for v in pair}}
-    found = [
-        comparison.compare(first, second, metric, own[first], own[second], fits.settings.bootstraps, fits.seed)
-        for first, second in asked
-        if own[first].keys() & own[second].keys()
-    ]
+    own = {variant: values(fits, variant, metric) for variant in {v for pair in asked for v in pair}}
+    found = []
+    for first, second in asked:
+        shared = own[first].keys() & own[second].keys()
+        one, other = ({subject: own[system][subject] for subject in shared} for system in (first, second))
+        if metric == "balanced_accuracy":
+            one, other = weighed(one, labels), weighed(other, labels)
+        if one and other:
+            found.append(comparison.compare(first, second, metric, one, other, fits.settings.bootstraps, fits.seed))
     return [
         {"metric": metric, "first": c.first, "second": c.second, "difference": c.difference}
         | {"ci_low": c.ci_low, "ci_high": c.ci_high, "p": c.p_value, "p_holm": c.p_holm, "people": c.subjects}

@@ -12,6 +12,7 @@ import numpy as np
 
 from mmray.evaluation import exhibit_classes, exhibit_pairs
 from mmray.evaluation.fits import Fits
+from mmray.evaluation.table import of_the_way
 from mmray.evaluation.trials import Row
 
 Tables = dict[str, list[Row]]
@@ -54,7 +55,7 @@ def status(fits: Fits) -> list[Row]:
 
 
 def retrieval(fits: Fits) -> list[Row]:
-    """R@1, R@5, MRR, median rank and mAP of each system and direction, over people, chance and ceiling beside each.
+    """R@k, MRR, median rank and mAP of each system and direction, over people, chance and ceiling beside each.
 
     The median rank is over people of their mean rank over seeds; it has no p of its own, R@1 and MRR have.
     """
@@ -67,12 +68,11 @@ def retrieval(fits: Fits) -> list[Row]:
             for f in figures:
                 if f.direction != direction:
                     continue
-                above = f.ceiling is not None and f.ceiling > (f.chance or 0)
                 rows.append(
                     {"variant": variant, "direction": direction, "metric": f.metric, "value": f.value}
                     | {"ci_low": f.ci_low, "ci_high": f.ci_high, "chance": f.chance}
                     | {"band_low": f.band_low, "band_high": f.band_high, "p": f.p_value, "ceiling": f.ceiling}
-                    | {"fraction_of_ceiling": f.value / f.ceiling if above and f.ceiling else None}
+                    | {"share_of_ceiling": of_the_way(f.value, f.chance, f.ceiling)}
                     | {"people": f.subjects, **about}
                 )
                 if f.metric == "MRR":
@@ -179,6 +179,15 @@ def _left_out(fits: Fits, found: Tables) -> dict[str, str]:
     for row in found["f1"]:
         if row["f1"] is None:
             partly["f1"].add(row["fold"])
+    compared = [row for row in found["retrieval"] if row["metric"] == "mAP"]
+    if labels and not compared:
+        left["mAP"] = "in no fold do test people of one class have both others of it and others of another"
+    elif labels and min(row["people"] for row in compared) < len(labels):
+        fewest = min(row["people"] for row in compared)
+        left["mAP of some people"] = (
+            f"{len(labels) - fewest} of {len(labels)} have nobody of their class, or nobody of another, among the test "
+            "people of their fold, so they have no mAP"
+        )
     if partly["f1"]:
         folds = ", ".join(str(fold) for fold in sorted(partly["f1"]))
         which = f"fold {folds} has" if len(partly["f1"]) == 1 else f"folds {folds} have"

@@ -57,11 +57,11 @@ class Fits:
         return {one.learning_rate for one in self.plan.trials if one.variant == variant}
 
     def picked(self, variant: str, by: str) -> list[Row]:
-        """One row a fold and seed, at the rate that validation prefers; of folds that have all their seeds."""
+        """One row a fold and seed, at the rate that validation prefers; of what `study.whole` keeps."""
         return study.picked(study.whole(self.finished[variant]), by)
 
     def by_rate(self, variant: str) -> dict[float, list[Row]]:
-        """Learning rate, rising -> its rows, of folds that have all their seeds there."""
+        """Learning rate, rising -> its rows, of what `study.whole` keeps there."""
         rates = sorted({row["learning_rate"] for row in self.finished[variant]})
         rows = {rate: [row for row in self.finished[variant] if row["learning_rate"] == rate] for rate in rates}
         return {rate: study.whole(mine) for rate, mine in rows.items()}

@@ -21,7 +21,7 @@ from mmray.evaluation.paired import values_by_pair
 from mmray.evaluation.retrieval_figures import Ceilings
 from mmray.schema import MODALITIES, Modality
 
-RANKED = ("R@1", "R@5", "MRR")
+RANKED = ("R@1", "R@5", "R@10", "MRR")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class Figure:
 
     Attributes:
         subjects: people behind it.
-        band_low, band_high: 95 % of the same figure under permuted pairings (or labels); inside is chance.
+        band_low, band_high: 95 % of the same figure under permuted pairings (or labels); inside is chance. With the p,
+            None where no chance level is defined, as of calibration.
         per_subject: subject -> value, seeds averaged; empty where the figure is no mean over people.
     """
 
@@ -81,7 +82,7 @@ def pool(tested: Sequence[Tested], settings: config.Evaluate, seed: int, ceiling
         folds[one.fold].append(one)
     figures: list[Figure] = []
     for query, target in permutations(MODALITIES, 2):
-        for metric in RANKED:
+        for metric in retrieval.telling(RANKED, max(len(one.subject_U) for one in tested)):
             figures.append(_ranked(folds, query, target, metric, settings, seed, ceilings))
         figures += _same_label(folds, query, target, settings, seed)
     return [*figures, *_classified(folds, settings, seed)]
@@ -111,7 +112,7 @@ def _ranked(
         weights.append(len(subjects))
         chances.append(retrieval.chance(metric, len(subjects)))
         tops.append(ceilings.get(fold, {}).get(direction, {}).get(metric))
-    value_S, permuted_N = np.array(list(own.values())), np.concatenate(permuted_NS, 1).mean(1)
+    value_S, permuted_N = _in_order(own), np.concatenate(permuted_NS, 1).mean(1)
     ceiling = (
         None if any(top is None for top in tops) else float(np.average(np.array(tops, dtype=float), weights=weights))
     )
@@ -132,14 +133,18 @@ def _ranked(
 def _same_label(
     folds: dict[int, list[Tested]], query: Modality, target: Modality, settings: config.Evaluate, seed: int
 ) -> list[Figure]:
-    """MAP of equal labels among other people of the fold; the own partner is left out, as in `evaluate`."""
+    """MAP of equal labels among other people of the fold; the own partner is left out, as in `evaluate`.
+
+    Of people who have somebody of their label, and of another, among the test people of their fold.
+    """
     own: dict[str, float] = {}
     permuted_NS, chances = [], []
     for number, (_, fits) in enumerate(sorted(folds.items())):
         known_U = fits[0].label_U >= 0
         label_L = fits[0].label_U[known_U]
-        if len(label_L) < 3 or len(np.unique(label_L)) < 2 or np.bincount(label_L)[np.unique(label_L)].min() < 2:
-            return []
+        same_L = (label_L[:, None] == label_L).sum(1) - 1
+        if len(label_L) < 3 or same_L.max() == 0 or same_L.min() == len(label_L) - 1:
+            continue
         orders = []
         for fit in fits:
             score_LL = (fit.vector_UE[query] @ fit.vector_UE[target].T)[np.ix_(known_U, known_U)]
@@ -153,14 +158,16 @@ def _same_label(
             return np.asarray(np.mean(each, 0), dtype=np.float64)
 
         names = np.array(fits[0].subject_U)[known_U].tolist()
-        own |= dict(zip(names, precision(label_L).tolist(), strict=True))
+        asked_L = same_L > 0
+        own |= {n: p for n, p, asked in zip(names, precision(label_L).tolist(), asked_L, strict=True) if asked}
         rng = np.random.default_rng([seed, number])
         permuted_NS.append(np.stack([precision(rng.permutation(label_L)) for _ in range(settings.permutations)]))
-        same_L = (label_L[:, None] == label_L).sum(1) - 1
-        chances += [retrieval.chance_average_precision(int(same), len(label_L) - 1) for same in same_L]
-    value_S = np.array(list(own.values()))
+        chances += [retrieval.chance_average_precision(int(same), len(label_L) - 1) for same in same_L[asked_L]]
+    if not own:
+        return []
+    value_S = _in_order(own)
     interval = statistics.bootstrap_subjects(value_S, lambda v: v.mean(-1), settings.bootstraps, seed)
-    permuted_N = np.concatenate(permuted_NS, 1).mean(1)
+    permuted_N = np.nanmean(np.concatenate(permuted_NS, 1), 1)
     direction = f"{query}->{target}"
     return [
         _figure("retrieval", direction, "mAP", value_S.mean(), interval, float(np.mean(chances)), permuted_N, None, own)
@@ -175,12 +182,14 @@ def _classified(folds: dict[int, list[Tested]], settings: config.Evaluate, seed:
             by_seed[fit.seed].append(fit)
     first = next(iter(by_seed.values()))
     label_S = np.concatenate([fit.label_U for fit in first])
-    known_S = label_S >= 0
-    label_L = label_S[known_S]
+    name_S = np.concatenate([np.array(fit.subject_U) for fit in first])
+    row_L = np.argsort(name_S)  # people in one order everywhere, so that one seed draws the same of them
+    row_L = row_L[label_S[row_L] >= 0]
+    label_L = label_S[row_L]
     if len(label_L) < 2:
         return []
-    names = np.concatenate([np.array(fit.subject_U) for fit in first])[known_S].tolist()
-    probabilities = [np.concatenate([fit.probability_UC for fit in fits])[known_S] for fits in by_seed.values()]
+    names = name_S[row_L].tolist()
+    probabilities = [np.concatenate([fit.probability_UC for fit in fits])[row_L] for fits in by_seed.values()]
     drawn_NS = statistics.resample_subjects(len(label_L), settings.bootstraps, seed)
     weight_NS = np.stack([np.bincount(row, minlength=len(label_L)) for row in drawn_NS])
 
@@ -204,7 +213,7 @@ def _classified(folds: dict[int, list[Tested]], settings: config.Evaluate, seed:
                 "fused",
                 metric,
                 value,
-                statistics.interval(resampled[metric]),
+                statistics.interval(resampled[metric], len(label_L)),
                 chance.get(metric),
                 permuted_N,
                 None,
@@ -214,6 +223,11 @@ def _classified(folds: dict[int, list[Tested]], settings: config.Evaluate, seed:
             )
         )
     return found
+
+
+def _in_order(own: dict[str, float]) -> NDArray[np.float64]:
+    """Values by name of the person, as everywhere, so that one seed draws the same people."""
+    return np.array([own[subject] for subject in sorted(own)])
 
 
 def _figure(
@@ -229,8 +243,11 @@ def _figure(
     sign: int = 1,
     subjects: int | None = None,
 ) -> Figure:
-    band = statistics.interval(permuted_N) or (None, None)
-    p_value = float(statistics.p_values(np.array([sign * value]), sign * permuted_N[:, None])[0])
+    band = p_value = None
+    if chance is not None:
+        band = statistics.middle(permuted_N)
+        p_value = float(statistics.p_values(np.array([sign * value]), sign * permuted_N[:, None])[0])
+    band_low, band_high = band or (None, None)
     low, high = interval or (None, None)
     return Figure(
         task,
@@ -240,8 +257,8 @@ def _figure(
         low,
         high,
         chance,
-        band[0],
-        band[1],
+        band_low,
+        band_high,
         p_value,
         ceiling,
         len(own) if subjects is None else subjects,

@@ -53,7 +53,7 @@ class Cell:
     """All studies of one system, coupling and number of people.
 
     Attributes:
-        r1_low, r1_high: 95 % of the mean under resampled studies.
+        r1_low, r1_high: 95 % of the mean under resampled studies; None where studies do not differ.
         found: share with p_retrieval < 0.05; `found_low` and `found_high` its exact 95 % interval.
         told: the same of classification.
     """
@@ -64,8 +64,8 @@ class Cell:
     studies: int
     failed: int
     r1: float
-    r1_low: float
-    r1_high: float
+    r1_low: float | None
+    r1_high: float | None
     mrr: float
     found: float
     found_low: float
@@ -80,8 +80,9 @@ class Needed:
 
     Attributes:
         subjects: None where it is not reached within the sizes looked at.
-        low, high: 95 % under resampled studies; None where that end lies beyond the largest size.
-        at_once: it is reached at the smallest size already, so fewer may do.
+        low, high: 95 % under resampled studies; None where that end lies beyond the largest size, or `at_once`.
+        at_once: it is reached at the smallest size already. Fewer may do, and more may be needed: resampled studies
+            that all find something say nothing of those that would not have.
     """
 
     system: str
@@ -176,7 +177,7 @@ def _cell(system: str, coupling: float, subjects: int, group: list[Fitted], boot
     good = [fit for fit in group if fit.error is None]
     r1_S = np.array([fit.r1 for fit in good], dtype=float)
     interval = statistics.bootstrap_subjects(r1_S, lambda value: value.mean(-1), bootstraps, seed)
-    low, high = interval or (float("nan"), float("nan"))
+    low, high = interval or (None, None)
     found = sum(fit.p_retrieval is not None and fit.p_retrieval < LEVEL for fit in good)
     exact = binomtest(found, len(good)).proportion_ci(0.95, "exact")
     told = [fit.p_classification < LEVEL for fit in good if fit.p_classification is not None]
@@ -216,8 +217,8 @@ def _needed(system: str, coupling: float, group: list[Fitted], bootstraps: int, 
         system,
         coupling,
         value,
-        float(low) if np.isfinite(low) else None,
-        float(high) if np.isfinite(high) else None,
+        float(low) if np.isfinite(low) and value != sizes[0] else None,
+        float(high) if np.isfinite(high) and value != sizes[0] else None,
         value == sizes[0],
     )
 

@@ -96,7 +96,7 @@ def page(
             [
                 str(cell.subjects),
                 f"{cell.r1:.3f}",
-                f"{cell.r1_low:.3f} to {cell.r1_high:.3f}",
+                "-" if cell.r1_low is None else f"{cell.r1_low:.3f} to {cell.r1_high:.3f}",
                 f"{cell.mrr:.3f}",
                 f"{cell.found:.2f}",
                 f"{cell.found_low:.2f} to {cell.found_high:.2f}",
@@ -127,11 +127,17 @@ def sentence(one: Needed, cells: Sequence[Cell]) -> str:
     about = f"At coupling {one.coupling:g}, {one.system}"
     if one.subjects is None:
         return f"{about} does not find retrieval in {_PERCENT} of studies with up to {sizes[-1]} people."
-    low = "?" if one.low is None else f"{one.low:.0f}"
+    if one.at_once:
+        least = next(c for c in cells if (c.system, c.coupling, c.subjects) == (one.system, one.coupling, sizes[0]))
+        return (
+            f"{about} finds retrieval at p < {LEVEL:g} in {round(least.found * least.studies)} of {least.studies} "
+            f"studies with {sizes[0]} people learnt from already: a power of {100 * least.found_low:.0f} to "
+            f"{100 * least.found_high:.0f} % there (exact 95 %)."
+        )
+    low = f"more than {sizes[-1]}" if one.low is None else f"{one.low:.0f}"
     high = f"more than {sizes[-1]}" if one.high is None else f"{one.high:.0f}"
-    few = "no more than " if one.at_once else "about "
     return (
-        f"{about} finds retrieval at p < {LEVEL:g} in {_PERCENT} of studies from {few}{one.subjects:.0f} people "
+        f"{about} finds retrieval at p < {LEVEL:g} in {_PERCENT} of studies from about {one.subjects:.0f} people "
         f"learnt from (95 % {low} to {high})."
     )
 
@@ -169,8 +175,9 @@ def _line(axes: Axes, name: str, cells: Sequence[Cell], number: int) -> None:
     look: Any = {"color": plots.SERIES[number % 6], "ls": plots.DASHES[number % 4], "marker": plots.MARKERS[number % 6]}
     label = f"coupling {rows[0]['coupling']:g}"
     if f"{name}_low" in rows[0]:
-        spread = [[v - r[f"{name}_low"] for v, r in zip(y, rows, strict=True)]]
-        spread += [[r[f"{name}_high"] - v for v, r in zip(y, rows, strict=True)]]
+        ends = [(r[f"{name}_low"], r[f"{name}_high"]) for r in rows]
+        spread = [[0.0 if low is None else v - low for v, (low, _) in zip(y, ends, strict=True)]]
+        spread += [[0.0 if high is None else high - v for v, (_, high) in zip(y, ends, strict=True)]]
         axes.errorbar(x, y, spread, elinewidth=0.8, ms=4, lw=1.2, label=label, **look)
     else:
         axes.plot(x, y, ms=4, lw=1.2, label=label, **look)

@@ -124,7 +124,7 @@ def _retrieval(metrics: list[Metric]) -> str:
         group = f"{metric.direction}, {what}: {metric.queries} queries, gallery {metric.gallery}"
         cells = _cells(metric, digits=1 if metric.metric == "median_rank" else 3)
         bodies.setdefault(group, []).append(_row(metric.metric, [*cells, _oracle(metric)] if with_oracle else cells))
-    head = f"{_HEAD}{'<th>of oracle</th>' if with_oracle else ''}</tr></thead>"
+    head = f"{_HEAD}{'<th>to the oracle</th>' if with_oracle else ''}</tr></thead>"
     group_cell = f'<th class="group" colspan="{6 if with_oracle else 5}">'
     rows = "".join(
         f"<tbody><tr>{group_cell}{escape(_arrows(group))}</th></tr>{''.join(body)}</tbody>"
@@ -164,7 +164,7 @@ def _cells(metric: Metric, digits: int) -> list[str]:
 
 def _oracle(metric: Metric) -> str:
     share = share_of_ceiling(metric)
-    return "-" if share is None else f"{100 * share:.0f} % of {number(metric.ceiling)}"
+    return "-" if share is None else f"{100 * share:.0f} % of the way to {number(metric.ceiling)}"
 
 
 def _arrows(text: str) -> str:

@@ -5,6 +5,7 @@ A query's match is one gallery row. Ties count against the query, so a constant 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,11 @@ def retrieval_metrics(ranks: Tensor | NDArray[Any], gallery: int) -> dict[str, f
     if rank_Q.size == 0 or rank_Q.min() < 1 or rank_Q.max() > gallery:
         raise ValueError(f"ranks must be one or more numbers in 1..{gallery}")
     return {metric: float(summarise(metric, contributions(metric, rank_Q))) for metric in RANK_METRICS}
+
+
+def telling(metrics: Sequence[str], gallery: int) -> list[str]:
+    """Those of the metrics that can fail in a gallery: R@k among k rows is 1, whoever is asked."""
+    return [metric for metric in metrics if not metric.startswith("R@") or _cutoff(metric) < gallery]
 
 
 def contributions(metric: str, rank_NQ: NDArray[Any]) -> NDArray[np.float64]:

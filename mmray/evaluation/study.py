@@ -27,7 +27,7 @@ class Study:
         missing: planned trials that are not there yet.
         incomplete: variants that miss any fit.
         figures: variant -> pooled figures, each fold and seed at the learning rate that its validation prefers; of
-            folds that have all their seeds.
+            what `whole` keeps.
         comparisons: the first variant against each other one.
     """
 
@@ -80,11 +80,21 @@ def pool(plan: Plan, rows: list[Row], settings: config.Evaluate, seed: int, trut
 
 
 def whole(rows: list[Row]) -> list[Row]:
-    """Finished rows of folds in which every seed of any fold finished."""
+    """Finished rows of equally many seeds a fold: folds that have all seeds, or seeds that all folds have.
+
+    Whichever is of more people, so that the first fit of another seed takes nobody away; then of more seeds.
+    """
     cells = {(row["fold"], row["seed"]) for row in rows}
-    seeds = {seed for _, seed in cells}
-    complete = {fold for fold, _ in cells if all((fold, seed) in cells for seed in seeds)}
-    return [row for row in rows if row["fold"] in complete]
+    folds, seeds = ({cell[i] for cell in cells} for i in (0, 1))
+    all_seeds = {fold for fold in folds if all((fold, seed) in cells for seed in seeds)}
+    all_folds = {seed for seed in seeds if all((fold, seed) in cells for fold in folds)}
+    of_folds = [row for row in rows if row["fold"] in all_seeds]
+    of_seeds = [row for row in rows if row["seed"] in all_folds]
+
+    def people(kept: list[Row]) -> int:
+        return len({subject for row in kept for subject in row["subject_id"]})
+
+    return max(of_folds, of_seeds, key=lambda kept: (people(kept), len(kept)))
 
 
 def picked(rows: list[Row], by: str) -> list[Row]:

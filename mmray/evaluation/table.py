@@ -40,10 +40,14 @@ def verdict(metrics: list[Metric]) -> str:
 
 
 def share_of_ceiling(metric: Metric) -> float | None:
-    """The figure as a fraction of the oracle's, where there is one and it does better than chance."""
-    if not metric.ceiling or metric.ceiling <= (metric.chance or 0):
-        return None
-    return metric.value / metric.ceiling
+    """How far the figure is from chance, at 0, to the oracle's, at 1; None without one that beats chance."""
+    return of_the_way(metric.value, metric.chance, metric.ceiling)
+
+
+def of_the_way(value: float, chance: float | None, ceiling: float | None) -> float | None:
+    """(value - chance) / (ceiling - chance): a system at chance has nothing, which a plain ratio would hide."""
+    floor = chance or 0.0
+    return None if ceiling is None or ceiling <= floor else (value - floor) / (ceiling - floor)
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -79,7 +83,7 @@ def _claim(metric: Metric) -> str:
     text += f" {among} {metric.gallery}, chance {number(metric.chance)}"
     share = share_of_ceiling(metric)
     if share is not None:
-        text += f", {100 * share:.0f} % of the oracle's {number(metric.ceiling)}"
+        text += f", {100 * share:.0f} % of the way to the oracle's {number(metric.ceiling)}"
     if metric.p_value is None:
         return f"{text}: not tested"
     above = metric.p_value < SIGNIFICANT

@@ -17,8 +17,8 @@ def verdict(tables: Tables) -> str:
         asked, found = ("an EEG", "voice") if row["direction"] == "eeg->audio" else ("a voice", "EEG")
         claim = f"the right {found} for {asked} first for {100 * row['value']:.0f} % of {row['people']} unseen people"
         claim += f" (R@1 {number(row['value'])}, chance {number(row['chance'])}, p = {p_text(row['p'])}"
-        if row["fraction_of_ceiling"] is not None:
-            claim += f", {100 * row['fraction_of_ceiling']:.0f} % of what can be known"
+        if row["share_of_ceiling"] is not None:
+            claim += f", {100 * row['share_of_ceiling']:.0f} % of the way to what can be known"
         claims.append(f"{claim}): {'above chance' if row['p'] < SIGNIFICANT else 'not distinguishable from chance'}")
     text = f"{first} finds {'; '.join(claims)}."
     rivals = [

@@ -79,13 +79,14 @@ def test_a_class_that_a_resample_lacks_does_not_enter_its_macro_f1():
 
 
 @pytest.mark.filterwarnings("error")
-def test_resamples_without_the_class_of_f1_do_not_pull_its_interval_to_zero():
+def test_resamples_without_the_class_of_f1_do_not_pull_it_to_zero():
     """One of eight is of class 1, so a third of the resamples hold nobody of it; all eight are told right."""
     label_S = np.array([1] + [0] * 7)
     weight_NS = np.stack([np.bincount(row, minlength=8) for row in statistics.resample_subjects(8, 200, 0)])
     f1_N = classification.classification_metrics(label_S, np.eye(2)[label_S], weight_NS)["F1"]
     np.testing.assert_array_equal(np.isnan(f1_N), weight_NS[:, 0] == 0)
-    assert statistics.interval(f1_N) == (1.0, 1.0)
+    assert statistics.middle(f1_N) == (1.0, 1.0)
+    assert statistics.interval(f1_N, 8) is None
 
 
 def test_a_label_without_a_probability_is_refused():

@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from mmray import config
-from mmray.evaluation import exhibit_pairs, exhibits, fits
+from mmray.evaluation import exhibit_pairs, exhibits, fits, retrieval
 from mmray.recordings import oracle, synthetic
 from mmray.storage import Workspace
 from tests.evaluation import made_report, made_trials
@@ -144,6 +144,45 @@ def test_balanced_accuracy_of_a_pair_weighs_classes_alike():
     assert value != pytest.approx(plain)
 
 
+def test_equal_systems_do_not_differ_where_one_misses_people():
+    plan = made_report.plan()
+    rows = {row["trial_id"]: row for row in made_report.rows_of(plan)}
+    for row in rows.values():
+        row["label"] = [0] * 6 + [1] * 2 if row["fold"] else [0] * 3 + [1] * 5
+    for one in plan.trials:  # gcn becomes a copy of crossmodal_gcn, without fold 2
+        if one.variant == "gcn":
+            twin = rows[one.trial_id.replace("gcn", "crossmodal_gcn", 1)]
+            rows[one.trial_id] |= {name: twin[name] for name in ("eeg", "audio", "probability")}
+            rows[one.trial_id] |= {name: twin[name] for name in ("validation_mrr", "validation_cross_entropy")}
+            if one.fold == 2:
+                rows[one.trial_id] |= {"error": "train: the loss is nan", "subject_id": None}
+    tables, _ = exhibits.tables(made(list(rows.values()), plan)[0])
+    mine = [r for r in tables["pairs"] if {r["first"], r["second"]} == {"crossmodal_gcn", "gcn"}]
+    assert {r["metric"]: (r["difference"], r["people"]) for r in mine} == {
+        metric: (0.0, 16) for metric in ("R@1", "MRR", "cross_entropy", "balanced_accuracy")
+    }
+
+
+def test_a_picked_cross_entropy_has_one_interval_wherever_it_stands(told):
+    tables, _ = told
+    picked = {r["variant"]: r for r in tables["cross_entropy_by_rate"] if r["learning_rate"] is None}
+    for row in tables["classification"]:
+        if row["metric"] == "cross_entropy":
+            other = picked[row["variant"]]
+            for name in ("value", "ci_low", "ci_high"):
+                assert row[name] == pytest.approx(other[name], abs=1e-12)
+
+
+def test_calibration_has_no_chance_and_so_no_p(told):
+    of_ece = [row for row in told[0]["classification"] if row["metric"] == "ECE"]
+    assert {(row["chance"], row["p"], row["band_low"], row["band_high"]) for row in of_ece} == {(None,) * 4}
+
+
+def test_only_ranks_that_a_gallery_can_fail_are_shown(told):
+    assert {row["metric"] for row in told[0]["retrieval"]} == {"R@1", "R@5", "MRR", "median_rank", "mAP"}  # of eight
+    assert retrieval.telling(("R@1", "R@5", "R@10", "MRR"), 11) == ["R@1", "R@5", "R@10", "MRR"]
+
+
 def test_who_had_other_rates_to_pick_from_is_marked(told):
     # the ablation was run at one rate, its system at two
     assert {row["same_rates"] for row in told[0]["ablation"]} == {False}
@@ -164,7 +203,8 @@ def test_the_ceiling_is_the_oracles_and_the_figure_a_share_of_it(tmp_path):
     row = next(r for r in exhibits.retrieval(found) if (r["variant"], r["metric"]) == ("gcn", "R@1"))
     tops = [oracle.ceilings(truth, names[8 * fold : 8 * fold + 8])["eeg->audio"]["R@1"] for fold in range(3)]
     assert row["ceiling"] == pytest.approx(sum(tops) / 3)
-    assert row["fraction_of_ceiling"] == pytest.approx(row["value"] / row["ceiling"])
+    way = (row["value"] - row["chance"]) / (row["ceiling"] - row["chance"])
+    assert row["share_of_ceiling"] == pytest.approx(way)
 
 
 def test_an_ablation_is_compared_with_the_system_that_it_changes(told):
@@ -341,7 +381,8 @@ def test_a_fold_of_one_class_has_no_f1_and_the_report_says_which():
     tables, left_out = exhibits.tables(made(rows)[0])
     assert {row["fold"] for row in tables["f1"] if row["f1"] is None} == {1}
     assert "fold 1 has test people of one class only" in left_out["f1 of some folds"]
-    assert not any(row["metric"] == "mAP" for row in tables["retrieval"])
+    assert {row["people"] for row in tables["retrieval"] if row["metric"] == "mAP"} == {16}
+    assert "8 of 24 have nobody of their class, or nobody of another" in left_out["mAP of some people"]
     assert {row["people"] for row in tables["classification"]} == {24}
 
 
@@ -351,6 +392,7 @@ def test_people_of_one_class_leave_out_what_needs_two():
         row["label"] = [0] * len(row["label"])
     tables, left_out = exhibits.tables(made(rows)[0])
     assert "one class" in left_out["f1"]
+    assert "in no fold" in left_out["mAP"]
     assert "one class" in left_out["balanced_accuracy_by_task"]
     assert {row["metric"] for row in tables["pairs"]} == {"R@1", "MRR", "cross_entropy"}
     assert "cross_entropy_by_rate" in tables
@@ -365,7 +407,7 @@ def test_a_cell_that_misses_a_fit_is_marked_and_no_other():
     marked = {(r["variant"], r["learning_rate"]) for r in tables["cross_entropy_by_rate"] if not r["complete"]}
     assert marked == {("gcn", 1e-3), ("gcn", None)}
     people = {(r["variant"], r["learning_rate"]): r["people"] for r in tables["cross_entropy_by_rate"]}
-    assert (people["gcn", 1e-3], people["gcn", 1e-2]) == (16, 24)  # fold 1 lacks a seed there
+    assert (people["gcn", 1e-3], people["gcn", 1e-2]) == (24, 24)  # of one seed, which all folds have, and of two
     assert {r["variant"] for r in tables["retrieval"] if not r["complete"]} == {"gcn"}
     assert {frozenset((r["first"], r["second"])) for r in tables["pairs"] if r["complete"]} == {
         frozenset(("crossmodal_gcn", "ridge"))

@@ -104,7 +104,10 @@ def test_needed_has_an_interval_over_studies_and_says_when_it_is_not_reached():
     (never,) = power.needed(grid({n: [False] * 5 for n in SIZES}), 100, 0)
     assert (never.subjects, never.low, never.high) == (None, None, None)
     (always,) = power.needed(grid({n: [True] * 5 for n in SIZES}), 100, 0)
-    assert (always.subjects, always.at_once) == (40.0, True)
+    assert (always.subjects, always.low, always.high, always.at_once) == (40.0, None, None, True)
+    cells = power.cells(grid({n: [True] * 5 for n in SIZES}), 100, 0)
+    said = power_page.sentence(always, cells)
+    assert "in 5 of 5 studies with 40 people learnt from already: a power of 48 to 100 % there (exact 95 %)" in said
 
 
 def test_false_alarms_are_held_against_what_chance_allows():
@@ -128,4 +131,4 @@ def test_a_size_beyond_chance_is_named_and_no_leak_is_asserted():
     fits = [fit(n, s, found=s < 2 and n == 80, coupling=0.0) for n in SIZES for s in range(5)]
     (said,) = power_page.alarm_sentences(power.false_alarms(fits))
     assert "outside the binomial interval of 5 % (95 %, in brackets) with 80 people." in said
-    assert "something leaks" not in said
+    assert said.endswith("Sizes share people: more studies, not more sizes, tell luck from a leak.")

@@ -51,7 +51,8 @@ def test_the_report_holds_every_figure_it_was_given(tmp_path, metrics):
     page = page_of(leave_run(tmp_path, metrics))
     for metric in metrics:
         digits = 1 if metric.metric == "median_rank" else 3
-        cells = [f"{metric.value:.{digits}f}", f"{metric.ci_low:.{digits}f}-{metric.ci_high:.{digits}f}"]
+        between = "-" if metric.ci_low is None else f"{metric.ci_low:.{digits}f}-{metric.ci_high:.{digits}f}"
+        cells = [f"{metric.value:.{digits}f}", between]
         cells.append("-" if metric.chance is None else f"{metric.chance:.{digits}f}")
         cells.append("-" if metric.p_value is None else f"{metric.p_value:.2g}")
         row = "".join(f"<td>{cell}</td>" for cell in cells)
@@ -167,4 +168,4 @@ def test_the_terminal_table_fits_eighty_columns_and_shows_chance(metrics):
     first = next(m for m in metrics if m.metric == "R@1")
     assert "…" not in text
     assert re.search(rf"{first.direction} +{first.value:.2f}.*\n *subject n=12 +{first.chance:.2f}", text)
-    assert f"{100 * first.value / 0.9:.0f} %" in text
+    assert f"{100 * (first.value - first.chance) / (0.9 - first.chance):.0f} %" in text

@@ -44,9 +44,24 @@ def test_a_trial_that_never_ran_is_named_and_marks_its_variant(made):
     told = pooled(plan, [row for row in rows if (row["variant"], row["fold"], row["seed"]) != ("ridge", 1, 1)])
     assert told.missing == ["ridge-0.01-1-1", "ridge-0.001-1-1"]
     assert told.incomplete == ["ridge"]
-    # fold 1 of it lacks a seed, so its people stay out of its figures, and of no other's
-    assert {f.subjects for f in told.figures["ridge"]} == {16}
-    assert {f.subjects for f in told.figures["gcn"]} == {24}
+    # fold 1 of it lacks a seed: everybody's figure is of the other seed
+    assert {f.subjects for figures in told.figures.values() for f in figures} == {24}
+
+
+def test_no_fit_more_takes_a_person_away(made):
+    """In the plan's order, where seeds vary slowest: people behind the figures never become fewer."""
+    _, rows = made
+    mine = [row for row in rows if (row["variant"], row["learning_rate"]) == ("gcn", 1e-3)]
+    mine.sort(key=lambda row: (row["seed"], row["fold"]))
+    people, cells = [], []
+    for count in range(1, len(mine) + 1):
+        kept = study.whole(mine[:count])
+        seeds = {fold: {row["seed"] for row in kept if row["fold"] == fold} for fold in {row["fold"] for row in kept}}
+        assert len({frozenset(of_fold) for of_fold in seeds.values()}) == 1  # the same seeds of every fold
+        people.append(len({subject for row in kept for subject in row["subject_id"]}))
+        cells.append(len(kept))
+    assert people == [8, 16, 24, 24, 24, 24]
+    assert cells == [1, 2, 3, 3, 3, 6]
 
 
 def test_the_learning_rate_is_picked_by_validation_and_never_by_test():

@@ -13,8 +13,9 @@ FIGURE = Metric("retrieval", "eeg->audio", "subject", "R@1", 0.25, queries=8, ch
 
 
 def test_a_figure_is_told_as_a_share_of_a_ceiling_above_chance() -> None:
-    assert share_of_ceiling(replace(FIGURE, ceiling=0.5)) == 0.5
-    assert "50 % of the oracle's 0.50" in verdict([replace(FIGURE, ceiling=0.5)])
+    assert share_of_ceiling(replace(FIGURE, ceiling=0.625)) == 0.25
+    assert share_of_ceiling(replace(FIGURE, value=FIGURE.chance, ceiling=0.625)) == 0
+    assert "25 % of the way to the oracle's 0.62" in verdict([replace(FIGURE, ceiling=0.625)])
 
 
 def test_an_oracle_at_chance_is_no_ceiling_to_share() -> None:
