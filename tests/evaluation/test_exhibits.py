@@ -163,8 +163,13 @@ def test_equal_systems_do_not_differ_where_one_misses_people():
     }
 
 
-def test_a_picked_cross_entropy_has_one_interval_wherever_it_stands(told):
-    tables, _ = told
+def test_a_picked_cross_entropy_has_one_interval_wherever_it_stands():
+    rows = made_report.rows_of(made_report.plan())
+    people = sorted({subject for row in rows for subject in row["subject_id"]})
+    for row in rows:  # names in another order than the folds
+        row["subject_id"] = [f"p{7 * people.index(subject) % 31:02d}" for subject in row["subject_id"]]
+        row["by_task"] = []
+    tables, _ = exhibits.tables(made(rows)[0])
     picked = {r["variant"]: r for r in tables["cross_entropy_by_rate"] if r["learning_rate"] is None}
     for row in tables["classification"]:
         if row["metric"] == "cross_entropy":
