@@ -85,27 +85,26 @@ def test_a_lost_fit_is_made_again_alike(told):
     assert {n: os.stat(workspace.path(*place, n)).st_mtime_ns for n in others} == others
 
 
-def test_a_study_more_fits_only_what_is_new(told, tmp_path, ray_session, monkeypatch):
-    settings = settings_in(tmp_path / "ws")
-    one = settings.power.model_dump() | {"systems": ["ridge"], "subjects": [12], "couplings": [0.9], "studies": 2}
-    two = one | {"studies": 3, "systems": ["ridge", "majority"]}
-    few, more = (config.from_dict(settings.model_dump(mode="json") | {"power": asked}) for asked in (one, two))
-    before = power.power(few)
+def with_power(settings, **over):
+    return config.from_dict(settings.model_dump(mode="json") | {"power": settings.power.model_dump() | over})
+
+
+def test_a_study_more_fits_only_what_is_new(told, monkeypatch):
+    settings, before = told
     as_it_is, asked = power._fit_all, []
     monkeypatch.setattr(power, "_fit_all", lambda *told: asked.append((told[2].number, told[4])) or as_it_is(*told))
-    after = power.power(more)
+    after = power.power(with_power(settings, couplings=[0.9], systems=["ridge"], studies=3))
     assert after.power_id == before.power_id
-    assert asked == [(0, [(12, "majority")]), (1, [(12, "majority")]), (2, [(12, "ridge"), (12, "majority")])]
-    assert [c.studies for c in after.cells] == [3, 3]
+    assert asked == [(2, [(10, "ridge"), (12, "ridge")])]
+    assert [cell.studies for cell in after.cells] == [3, 3]
 
 
 def test_pairs_drawn_by_lot_are_what_is_fitted(told, tmp_path, ray_session):
-    settings = settings_in(tmp_path / "ws")
-    one = {"systems": ["ridge"], "subjects": [12], "couplings": [0.9]}
-    settings = config.from_dict(settings.model_dump(mode="json") | {"power": settings.power.model_dump() | one})
-    found = [cell.mrr for cell in power.power(settings).cells]
-    by_lot = power.power(config.laid_over(settings, {"train.shuffled_pairs": 1}))
-    assert [cell.mrr for cell in by_lot.cells] != found
+    _, as_recorded = told
+    by_lot = config.laid_over(settings_in(tmp_path / "ws"), {"train.shuffled_pairs": 1})
+    (one,) = power.power(with_power(by_lot, systems=["ridge"], subjects=[12], couplings=[0.9])).cells
+    (same,) = (c for c in as_recorded.cells if (c.system, c.coupling, c.subjects) == ("ridge", 0.9, 12))
+    assert one.mrr != same.mrr  # of the same people
 
 
 def test_sizes_nest_and_the_tested_never_teach(generated):

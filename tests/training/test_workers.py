@@ -15,6 +15,7 @@ import torch.multiprocessing as mp
 
 from mmray import config
 from mmray.features.table import Segments, from_table
+from mmray.models.baselines import ridge
 from mmray.models.registry import build
 from mmray.models.system import System
 from mmray.storage import Workspace
@@ -55,6 +56,23 @@ def losses(place: Place) -> list[float]:
     return [record.loss for record in state.history]
 
 
+def solved(place: Place) -> list[float]:
+    """A control in closed form, whose axes come out turned round on a machine that rounds apart."""
+    _, segments = made()
+    model = build(config.Model(name="ridge", embedding=8), {m: part.shape for m, part in segments.items()}, classes=2)
+    if place.rank:
+        one_machine = ridge.shared_space
+
+        def apart(*arguments: Any) -> Any:
+            return tuple(
+                weight_FK * np.resize([-1.0, 1.0], weight_FK.shape[1]) for weight_FK in one_machine(*arguments)
+            )
+
+        ridge.shared_space = apart
+    state = fit(model, chosen(segments, range(7, 24)), chosen(segments, range(7)), TRAIN, seed=0, place=place)
+    return [state.history[0].validation_mrr, state.best_mrr]
+
+
 def stopped_and_resumed(place: Place) -> dict[str, list[float]]:
     """Losses of two epochs of three batches: unbroken, and from the first batch of the second, on as many workers."""
     loop.POLL_S, loop._POLLS_A_SAVE = 0.0, 1
@@ -87,7 +105,7 @@ def one_of_two(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     os.chdir(folder)
     place = Place(rank, 2)
-    found = {"losses": losses(place), "vectors": vectors(place), **stopped_and_resumed(place)}
+    found = {"losses": losses(place), "vectors": vectors(place), "solved": solved(place), **stopped_and_resumed(place)}
     Path(f"{folder}/{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 
@@ -105,6 +123,13 @@ def test_two_workers_have_the_loss_curve_of_one_over_twenty_steps(by_two):
     assert expected[-1] < 0.5 * expected[0]
     for found in by_two:
         np.testing.assert_allclose(found["losses"], expected, atol=1e-4, rtol=0)
+
+
+def test_two_workers_validate_one_solution_of_a_control_in_closed_form(by_two):
+    expected = solved(Place())
+    assert expected[0] > 0.5
+    for found in by_two:
+        np.testing.assert_allclose(found["solved"], expected, atol=1e-6)
 
 
 def test_segments_that_two_workers_share_come_back_in_order(by_two):
