@@ -199,8 +199,9 @@ class CrossModalGCN(System):
             {m: GraphEncoder(*shape, model, m in NAMED_NODES) for m, shape in shapes.items()}, classes, model
         )
         self.neighbours = model.population_neighbours if model.population else 0
-        # attention's values start at zero, and so what it passes on
-        start = 1.0 if model.attention else 0.0
+        # attention's values start at zero, and so what it passes on; a tenth of them is learned for retrieval at first,
+        # since the classifier's vector passes through the same values
+        start = 0.1 if model.attention else 0.0
         self.population = PopulationGraph(len(shapes), self.neighbours, start) if model.population else None
 
     def make_fusion(self, model: config.Model) -> None:

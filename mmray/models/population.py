@@ -40,7 +40,7 @@ class PopulationGraph(nn.Module):
     Args:
         modalities: M.
         neighbours: k, reference samples a query is joined to.
-        start: of A^(inter); 1 where `attend` passes no message on yet, else 0.
+        start: of A^(inter); above 0 where `attend` passes no message on yet, else 0.
 
     Shapes: encoded_BE, subject_B (codes of the reference's subjects) -> BE.
     """
