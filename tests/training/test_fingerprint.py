@@ -27,7 +27,7 @@ SYSTEMS = pytest.mark.parametrize("name", ["crossmodal_gcn", "clip"])
 
 
 def settings_of(name: str) -> config.Config:
-    fit = {"epochs": 20, "patience": 20, "batch_size": 16, "learning_rate": 1e-2, "ema": 0.9}
+    fit = {"epochs": 30, "patience": 30, "batch_size": 16, "learning_rate": 1e-2, "ema": 0.9}
     shown = dict.fromkeys(("segments", "reference_segments", "validation_segments"), 2)
     return config.from_dict(
         {

@@ -46,7 +46,7 @@ def kept(workspace: Workspace) -> dict[str, NDArray[Any]]:
         if workspace.exists("runs", run, file):
             arrays = load(workspace.read_bytes("runs", run, file))
             found |= {f"{file}: {key}": array for key, array in arrays.items()}
-    history = workspace.read_table("runs", run, "history.parquet")
+    history = workspace.read_table("runs", run, "history.parquet").drop_columns(["device"])  # no number
     found |= {f"history: {column}": history[column].to_numpy() for column in history.column_names}
     held = {"train", "validation"}
     rows = workspace.read_table("runs", run, "embeddings.parquet").sort_by("segment_id").to_pylist()
