@@ -62,7 +62,7 @@ def tracked(workspace: Workspace, settings: Config, *place: str) -> Iterator[Tra
 
 def _write(record: EpochRecord, scalar: Callable[[str, float, int], object]) -> None:
     for name, value in asdict(record).items():
-        if name != "epoch" and value is not None:
+        if name != "epoch" and isinstance(value, int | float):  # neither takes words: the device
             scalar(name, value, record.epoch)
 
 
