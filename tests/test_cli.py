@@ -20,6 +20,15 @@ def test_help_imports_nothing_heavy() -> None:
     assert out.splitlines()[-1] == "[] 0"
 
 
+@pytest.mark.parametrize("module", ["mmray.training.sweep", "mmray.training.trainer"])
+def test_a_process_that_fits_imports_nothing_that_no_fit_needs(module: str) -> None:
+    """Every worker of a sweep imports these; together they take as long as torch and a small fit."""
+    unneeded = ("matplotlib", "openpyxl", "scipy.signal", "scipy.stats", "torch._dynamo", "mne", "librosa", "sklearn")
+    code = f"import sys, {module}; print([name for name in {unneeded!r} if name in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "[]"
+
+
 @pytest.mark.parametrize("verb", sorted(command.callback.__name__ for command in cli.app.registered_commands))
 def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([verb, "--help"]) == 0

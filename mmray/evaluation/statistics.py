@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 Statistic = Callable[[NDArray[Any]], NDArray[np.float64]]
 _ROUNDING = 1e-12  # a permuted figure this close to the observed one is equal to it; sums differ by their order
@@ -35,8 +35,8 @@ def interval(figure_N: NDArray[Any], subjects: int) -> tuple[float, float] | Non
     """
     if subjects < 2:
         return None
-    reach = np.sqrt(subjects / (subjects - 1)) * stats.t.ppf(0.975, subjects - 1)
-    found = _percentiles(figure_N, 100 * float(stats.norm.cdf(-reach)))
+    reach = np.sqrt(subjects / (subjects - 1)) * special.stdtrit(subjects - 1, 0.975)
+    found = _percentiles(figure_N, 100 * float(special.ndtr(-reach)))
     return None if found is None or found[1] - found[0] <= _ROUNDING else found
 
 

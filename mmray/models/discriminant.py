@@ -49,8 +49,7 @@ def discriminants(
         weight_RK = _solutions(between_RR, _within(seen, recordings, axis_RF))[:, :count]
         found_FK = axis_RF.T @ weight_RK
         found_FK /= ((mean_UF - centre_F) @ found_FK).std(0)
-        largest_1K = found_FK.abs().argmax(0, keepdim=True)
-        axes_FK[:, : found_FK.shape[1]] = found_FK * found_FK.gather(0, largest_1K).sign()  # the sign is left open
+        axes_FK[:, : found_FK.shape[1]] = _signed(found_FK)
     return centre_F, axes_FK
 
 
@@ -83,6 +82,11 @@ def _solutions(between_RR: Tensor, within_RR: Tensor) -> Tensor:
     return solution_RR
 
 
+def _signed(axes_FK: Tensor) -> Tensor:
+    """Each axis with its largest entry positive: which way it points is left open, and rounding would decide it."""
+    return axes_FK * axes_FK.gather(0, axes_FK.abs().argmax(0, keepdim=True)).sign()
+
+
 def canonical(score_PK: Sequence[Tensor]) -> list[Tensor]:
     """Weights that take each modality's scores to where the modalities agree, K x K; axes count by how far they do.
 
@@ -99,6 +103,6 @@ def canonical(score_PK: Sequence[Tensor]) -> list[Tensor]:
     same_LL = block_L[:, None] == block_L
     own_LL = joint_LL * same_LL + RIDGE * torch.eye(len(joint_LL), dtype=joint_LL.dtype, device=joint_LL.device)
     across_LL = joint_LL * ~same_LL
-    weight_LK = _solutions(across_LL, own_LL)[:, :width]  # w^T own w = I
+    weight_LK = _signed(_solutions(across_LL, own_LL)[:, :width])  # w^T own w = I
     agreed_K = ((across_LL @ weight_LK) * weight_LK).sum(0).clamp(min=0) / (modalities - 1)
     return list(torch.split((modalities * agreed_K).sqrt() * weight_LK, width))

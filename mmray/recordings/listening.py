@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, signal
+from scipy import fft
 
 from mmray import cluster
 from mmray.config import Cluster, Listening
@@ -193,6 +193,8 @@ def with_response(
 
 
 def _band_power(uv_ET: NDArray[np.float64]) -> float:
+    from scipy import signal  # a second to import, and every study's reader is
+
     spectrum_EF = fft.rfft(signal.detrend(uv_ET - uv_ET.mean(0)), axis=1)
     frequency_F = fft.rfftfreq(uv_ET.shape[1], 1 / _RATE_HZ)
     inside_F = (frequency_F >= _BAND_HZ[0]) & (frequency_F <= _BAND_HZ[1])
@@ -231,6 +233,7 @@ def _edf(uv_ET: NDArray[np.float64], name: str) -> bytes:
 
 def _wave(clip_N: NDArray[np.float64]) -> bytes:
     import soundfile
+    from scipy import signal
 
     buffer = io.BytesIO()
     half_N = signal.resample_poly(clip_N, 1, 2)  # a voice has nothing to say above 11 kHz

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import signal
 
 from mmray.recordings.synthetic_traits import Table
 
@@ -66,6 +65,8 @@ def synthesise(
         nuisance: scale of what differs between clips without meaning anything: loudness, microphone, room noise.
         rng: the only source of chance.
     """
+    from scipy import signal
+
     length = round(seconds * _RATE)
     score = _score(parameters, length // _HOP + 3, rng)
     source_N, breath_N = _excitation(parameters, score, length, rng)
@@ -155,6 +156,8 @@ def _vocal_tract(
     parameters: dict[str, float], score: _Score, source_N: NDArray[np.float64], breath_N: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Filter the excitation by gliding formants and the source's tilt (magnitude only), overlap-add."""
+    from scipy import signal
+
     window = np.sqrt(signal.windows.hann(_WINDOW, sym=False)).astype(np.float32)
     transform = signal.ShortTimeFFT(window, _HOP, _RATE, mfft=_WINDOW, scale_to=None)
     frequency_F = transform.f.astype(np.float32)

@@ -14,9 +14,6 @@ from typing import Any
 from xml.etree.ElementTree import ParseError  # nosec B405 # the error alone
 from zipfile import BadZipFile
 
-import openpyxl
-from openpyxl.utils.exceptions import InvalidFileException
-
 from mmray.recordings.found import Unplaced
 
 # a workbook's further columns are questionnaire scores, which define the label and must not reach a model
@@ -24,7 +21,6 @@ _ID, _TYPE, _AGE, _GENDER, _EDUCATION = "subject id", "type", "age", "gender", "
 _UNREADABLE = (  # what openpyxl and the libraries below it raise on damaged workbooks
     OSError,
     BadZipFile,
-    InvalidFileException,
     ParseError,
     zlib.error,
     ArithmeticError,
@@ -54,11 +50,14 @@ def read_people(path: Path) -> tuple[dict[str, Person], list[Unplaced]]:
 
     An unreadable workbook yields nobody and one entry that says why: ids alone still place the recordings.
     """
+    import openpyxl
+    from openpyxl.utils.exceptions import InvalidFileException
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # openpyxl tells of styles and extensions it drops
             book = openpyxl.load_workbook(path, data_only=True)
-    except _UNREADABLE as error:
+    except (*_UNREADABLE, InvalidFileException) as error:
         return {}, [Unplaced(str(path), f"workbook cannot be read ({_first_line(error)}); labels come from the ids")]
     for sheet in book.worksheets:
         rows = enumerate(sheet.iter_rows(values_only=True), start=1)

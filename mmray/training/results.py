@@ -15,7 +15,6 @@ from mmray import config
 from mmray.config import Config
 from mmray.evaluation.evaluate import evaluate
 from mmray.evaluation.paired import paired_vectors
-from mmray.evaluation.report import write_report
 from mmray.features.table import Segments
 from mmray.models.system import System
 from mmray.recordings import oracle
@@ -74,6 +73,8 @@ def write_evaluation(workspace: Workspace, settings: Config, run_id: str) -> Non
     Raises:
         WorkspaceError: a file of the run is damaged, or its config.yaml is not what it was fitted with.
     """
+    from mmray.evaluation.report import write_report  # brings matplotlib, which a sweep's fits do without
+
     run = ("runs", run_id)
     fitted_with = read_settings(workspace, run_id)
     workspace.delete(*run, "run.json")  # figures of two evaluations must never count as one

@@ -24,7 +24,6 @@ from mmray.features.table import Segments
 from mmray.graphs.adjacency import dense_adjacency
 from mmray.graphs.structural import Mask
 from mmray.graphs.structural_memo import Entry, StructuralMemo, topologies, work_out
-from mmray.models.baselines.strucgcn import StrucGCN
 from mmray.models.system import System
 from mmray.storage import Workspace
 
@@ -55,7 +54,10 @@ def prepare(settings: Config, segments: dict[str, Segments]) -> None:
 
 def recall(settings: Config, model: System) -> None:
     """Give a strucgcn what `prepare` published; any other system stays as it is. Raises as `prepare`."""
-    if isinstance(model, StrucGCN):
+    if settings.model.name == "strucgcn":
+        from mmray.models.baselines.strucgcn import StrucGCN  # brings torch's compiler, which others do without
+
+        assert isinstance(model, StrucGCN)
         workspace = Workspace(settings.workspace)
         for modality in model.modalities:
             model.memo(modality).entries |= _read(workspace, settings, modality).entries
@@ -63,6 +65,8 @@ def recall(settings: Config, model: System) -> None:
 
 def remember(model: System, modality: str, weight_SNN: Tensor) -> None:
     """Let a strucgcn that is about to see these graphs many times work each out once; nothing for another system."""
+    from mmray.models.baselines.strucgcn import StrucGCN
+
     if isinstance(model, StrucGCN):
         model.memo(modality).dense((weight_SNN > 0).numpy(), keep=True)
 

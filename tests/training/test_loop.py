@@ -272,7 +272,8 @@ def test_the_state_is_saved_at_the_notice_and_then_now_and_again(easy, by_subjec
 def test_a_fit_resumed_on_a_plateau_halves_its_rate_when_an_unbroken_one_does(generated, by_subject, tmp_path):
     noise = generated(subjects=24, segments=2, coupled=False, seed=1)
     data = by_subject(noise, range(16)), by_subject(noise, range(16, 24))
-    settings = TRAIN.model_copy(update={"epochs": 9, "passes": 1, "patience": 5, "schedule": "plateau"})
+    still = {"epochs": 9, "passes": 1, "patience": 5, "schedule": "plateau", "learning_rate": 1e-7}  # MRR never moves
+    settings = TRAIN.model_copy(update=still)
     start, resumed = killed(data, settings, Workspace(str(tmp_path)), lambda state: state.stale == 1)
     assert resumed.history[len(start.history) + 1].learning_rate < start.history[-1].learning_rate
     require_same_bits(resumed, fit(model_for(noise), *data, settings, seed=0))

@@ -74,7 +74,7 @@ def rhythms(subjects: int, segments: int = 4, seed: int = 0) -> dict[str, Segmen
 
 def test_filters_tell_unseen_people_by_their_rhythm(by_subject):
     model = config.Model(hidden=16, embedding=16, layers=1, node_encoder="conv", population=False, pooling=False)
-    train = config.Train(epochs=10, batch_size=64, passes=6, segments=1, learning_rate=1e-2, classification_weight=0)
+    train = config.Train(epochs=16, batch_size=64, passes=6, segments=1, learning_rate=1e-2, classification_weight=0)
     segments = rhythms(180)
 
     def made():
