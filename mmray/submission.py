@@ -81,15 +81,15 @@ def submit(
             runs; the job then goes on.
     """
     started = time.monotonic()
-    with _answering(address):
-        from ray.job_submission import JobSubmissionClient
+    with tempfile.TemporaryDirectory(prefix="mmray-job-") as folder:
+        (Path(folder) / _FILE).write_text(configuration.to_yaml(config), encoding="utf-8")
+        with _answering(address):
+            from ray.job_submission import JobSubmissionClient
 
-        for name in _TALKERS:
-            logging.getLogger(name).setLevel(logging.WARNING)
-        os.environ["RAY_API_SERVER_ADDRESS"] = address  # the client obeys it against its own argument
-        client = JobSubmissionClient(address)
-        with tempfile.TemporaryDirectory(prefix="mmray-job-") as folder:
-            (Path(folder) / _FILE).write_text(configuration.to_yaml(config), encoding="utf-8")
+            for name in _TALKERS:
+                logging.getLogger(name).setLevel(logging.WARNING)
+            os.environ["RAY_API_SERVER_ADDRESS"] = address  # the client obeys it against its own argument
+            client = JobSubmissionClient(address)
             job_id = client.submit_job(
                 entrypoint=entrypoint(config, stage, arguments or []),
                 runtime_env={"working_dir": folder},
@@ -125,7 +125,8 @@ def _answering(address: str) -> Iterator[None]:
             f"submit: {address} refuses this token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
             "RAY_AUTH_TOKEN_PATH to the cluster's"
         ) from error
-    except ConnectionError as error:
+    # of requests an OSError each; of another server's answer a ValueError or a KeyError
+    except (OSError, ValueError, KeyError) as error:
         raise ResourceError(
             f"submit: no cluster answers at {address}; is `ray dashboard cluster.yaml` open, or the head up?"
         ) from error

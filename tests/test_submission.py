@@ -31,3 +31,27 @@ def test_a_cluster_that_stays_silent_is_said_with_the_job_that_goes_on(monkeypat
     job = submission._Job(Silent(), "raysubmit_1", "http://127.0.0.1:8265")
     with pytest.raises(ResourceError, match=r"8265 no longer answers \(ConnectionError\); job raysubmit_1 goes on"):
         job.asked("get_job_status")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        requests.exceptions.InvalidURL("bad port"),
+        requests.exceptions.HTTPError("404"),
+        requests.exceptions.JSONDecodeError("Expecting value", "<html>", 0),
+        KeyError("submission_id"),
+        ConnectionError("refused"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_address_behind_which_is_something_else_is_said_in_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Other:
+        def __init__(self, address: str) -> None:
+            raise error
+
+    monkeypatch.setattr("ray.job_submission.JobSubmissionClient", Other)
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
+    with pytest.raises(ResourceError, match=r"no cluster answers at http://127\.0\.0\.1:1;"):
+        submission.submit(Config(), "train", "http://127.0.0.1:1")

@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -32,6 +33,8 @@ from mmray.schema import MODALITIES
 from mmray.storage import Workspace
 
 HISTORY = "history.json"
+_PARTIAL = ".partial-"
+_UNUSED_S = 7 * 86400.0  # then a copy of an object store's index is deleted; a reader keeps what it has mapped
 _REBUILD = "run `mmray index` again"
 _MOST_HISTORY = 100
 _ENOUGH = 0.99  # of the exact ten; wider searches cost time
@@ -284,7 +287,8 @@ def delete(workspace: Workspace, version: str, asked: Index) -> None:
     _drop_collections(settings, version, MODALITIES)
     workspace.delete("index", version, "manifest.json")  # first, so that half of it is never opened
     workspace.delete_tree("index", version)
-    for copy in _cache().glob(f"{version}-*"):
+    # what a killed process had begun to fetch may be of this version; who fetches now begins again
+    for copy in (*_cache().glob(f"{version}-*"), *_cache().glob(f"{_PARTIAL}*")):
         shutil.rmtree(copy, ignore_errors=True)
 
 
@@ -312,7 +316,7 @@ def _cache() -> Path:
 
 
 def _cached(workspace: Workspace, manifest: Manifest) -> Path:
-    """A local copy of an object store's files, named by their content and made once."""
+    """A local copy of an object store's files, named by their content and made once; those long unused make room."""
     content = hashlib.sha256("".join(sorted(manifest.files.values())).encode()).hexdigest()[:16]
     root = _cache()
     folder = root / f"{manifest.version}-{content}"
@@ -320,11 +324,15 @@ def _cached(workspace: Workspace, manifest: Manifest) -> Path:
         if folder.is_dir():
             try:
                 _check(folder, manifest)
+                os.utime(folder)
                 return folder
             except WorkspaceError:  # the copy rotted, not what it was copied from
                 shutil.rmtree(folder, ignore_errors=True)
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=root))
+        for copy in root.iterdir():
+            if time.time() - copy.stat().st_mtime > _UNUSED_S:
+                shutil.rmtree(copy, ignore_errors=True)
+        partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=root))
         try:
             for name in manifest.files:
                 (partial / name).write_bytes(workspace.read_bytes("index", manifest.version, name))

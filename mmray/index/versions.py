@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rich import box
 from rich.table import Table
@@ -34,9 +34,14 @@ class Version:
 
 @dataclass(frozen=True)
 class VersionList:
-    """What `mmray index versions` tells, oldest first."""
+    """What `mmray index versions` tells, oldest first.
+
+    Attributes:
+        unreadable: what no reader of this mmray takes, with why.
+    """
 
     versions: list[Version]
+    unreadable: dict[str, str] = field(default_factory=dict)
 
     def render(self) -> Table:
         """As a table for a terminal."""
@@ -48,6 +53,8 @@ class VersionList:
             recall = ", ".join(f"{value:.3f}" for value in one.recall.values())
             mark = "current" if one.current else ""
             shown.add_row(mark, one.version, one.run_id, one.kind, counts, recall, one.created)
+        for version, why in self.unreadable.items():
+            shown.add_row("unreadable", version, "", "", why, "", "")
         return shown
 
 
@@ -69,19 +76,21 @@ class Pointed:
 
 
 def versions(config: Config) -> VersionList:
-    """The versions of a workspace, by when they were made.
-
-    Raises:
-        WorkspaceError: a manifest is damaged.
-    """
+    """The versions of a workspace, by when they were made."""
     workspace = Workspace(config.workspace)
     now = store.current(workspace) if workspace.exists("index", "current") else None
-    found = [store.read_manifest(workspace, name) for name in store.published(workspace)]
+    found, unreadable = [], {}
+    for name in store.published(workspace):
+        try:
+            found.append(store.read_manifest(workspace, name))
+        except WorkspaceError as error:
+            unreadable[name] = str(error)
     return VersionList(
         [
             Version(m.version, m.run_id, m.kind, m.counts, m.recall, m.created, m.version == now)
             for m in sorted(found, key=lambda m: (m.created, m.version))
-        ]
+        ],
+        unreadable,
     )
 
 
@@ -108,7 +117,8 @@ def rollback(config: Config) -> Pointed:
     now, past = store.current(workspace), store.history(workspace)
     if now in past:
         past = past[: len(past) - 1 - past[::-1].index(now)]
-    while past and not workspace.exists("index", past[-1], "manifest.json"):
+    # current may stand there twice, with nothing between the two any more
+    while past and (past[-1] == now or not workspace.exists("index", past[-1], "manifest.json")):
         past.pop()
     if not past:
         raise WorkspaceError(

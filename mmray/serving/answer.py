@@ -24,6 +24,10 @@ class QueryError(MmrayError):
     exit_code = 2
 
 
+class NothingServedError(MmrayError):
+    """The workspace has no index any more, and what this endpoint had may not be told any more."""
+
+
 class UnknownRecordingError(MmrayError):
     """No recording of this id is in the index."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 from mmray.schema import Metric, Modality
 from mmray.serving.answer import MOST_QUERIES, Filters
@@ -83,7 +83,7 @@ class SearchForm(Ask, FormIds):
 class SearchByVector(Ask):
     """Search with an embedding; it need not be unit length."""
 
-    vector: list[float] = Field(max_length=65536)
+    vector: Annotated[list[float], FailFast()] = Field(max_length=65536)
 
 
 class SearchBatch(Ask):

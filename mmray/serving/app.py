@@ -50,7 +50,7 @@ class Endpoint:
     @property
     def link(self) -> str:
         """What to open first; it carries the key."""
-        return f"{self.url}/v1/status?key={quote(self.key, safe='')}"
+        return f"{self.url}/?key={quote(self.key, safe='')}"
 
 
 def serve(config: Config, key: str | None = None) -> None:
@@ -174,7 +174,7 @@ def application_of(config: Config, started: str | None) -> Any:
     """The application as Serve takes it.
 
     Args:
-        started: sha256 of a key that is valid beside the workspace's; None for theirs alone.
+        started: digest of a key that is valid beside the workspace's; None for theirs alone.
     """
     from ray import serve as ray_serve
     from ray.serve.config import BackpressureConfig
@@ -239,7 +239,8 @@ def stack(config: Config, live: Live, started: str | None, replica: str, board: 
     settings = config.serve
     keyring = keys.Keyring(started, Workspace(config.workspace), settings.replicas)
     page = Page(routes(live, settings), replica, live, board)
-    watch(settings.refresh_s, live.refresh, keyring.refresh, page.publish)
+    watch(settings.refresh_s, live.refresh)
+    watch(settings.refresh_s, keyring.refresh, page.publish)  # a large index takes minutes to fetch, a revoked key none
     guard = Guard(
         page,
         keys=keyring,

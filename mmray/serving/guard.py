@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mmray.serving.keys import Key, Keyring
+from mmray.serving.keys import Keyring, proof
 
 logger = logging.getLogger("ray.serve")
 
@@ -91,7 +91,8 @@ class Guard:
             await refuse("size", 413, self._too_large())
         else:
             # who opens the page with a key in the address needs it there only once
-            cookie = _set_cookie(key, headers) if by_query and scope["path"] == "/" else []
+            opener = next((one for one in by_query if self._keys.find([one], b"")), b"")
+            cookie = _set_cookie(opener, headers) if opener and scope["path"] == "/" else []
             await self._serve(scope, receive, send, cookie)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, cookie: Headers) -> None:
@@ -161,8 +162,8 @@ def _cookie(headers: dict[bytes, bytes]) -> bytes:
     return b""
 
 
-def _set_cookie(key: Key, headers: dict[bytes, bytes]) -> Headers:
-    value = _COOKIE + b"=" + key.cookie.encode() + b"; HttpOnly; SameSite=Strict; Path=/"
+def _set_cookie(key: bytes, headers: dict[bytes, bytes]) -> Headers:
+    value = _COOKIE + b"=" + proof(key) + b"; HttpOnly; SameSite=Strict; Path=/"
     if headers.get(b"x-forwarded-proto") == b"https":
         value += b"; Secure"
     return [(b"set-cookie", value)]

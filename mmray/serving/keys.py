@@ -1,7 +1,7 @@
 """API keys: serving/keys.json of the workspace, which replicas read again while they serve.
 
-A key is printed once, when it is made; the file holds its digest. Two entries of one name are a rotation: the older one
-ends when the overlap does.
+A key is printed once, when it is made; the file holds a digest that opens nothing. Two entries of one name are a
+rotation: the older one ends when the overlap does.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ STARTED = "started"  # the name of the key given to, or made by, `mmray serve`
 _PLACE = ("serving", "keys.json")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _DAY_S = 86400.0
+_MOST_DAYS = 36_500  # a hundred years; a calendar ends, and NaN never comes
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Key:
     """One entry.
 
     Attributes:
-        sha256: of the key, in hexadecimal digits.
+        sha256: of the key's `proof`, in hexadecimal digits.
         rate: requests a minute over all replicas; None for no limit.
         made: seconds of the epoch.
         expires: likewise; None for never.
@@ -49,12 +50,6 @@ class Key:
         """Whether it has not expired."""
         return self.expires is None or now < self.expires
 
-    @property
-    def cookie(self) -> str:
-        """What the page's cookie holds instead of the key: it opens this endpoint and tells nothing of the key."""
-        proof = hmac.new(bytes.fromhex(self.sha256), b"mmray page", hashlib.sha256)
-        return f"{self.name}.{proof.hexdigest()}"
-
 
 @dataclass(frozen=True)
 class KeyList:
@@ -69,7 +64,7 @@ class KeyList:
         now = time.time()
         return "\n".join(
             f"{key.name:<20} {'no limit' if key.rate is None else f'{key.rate}/min':<10} made {_date(key.made)}, "
-            f"{_end(key, now)}, sha256 {key.sha256[:12]}"
+            f"{_end(key, now)}, digest {key.sha256[:12]}"
             for key in self.keys
         )
 
@@ -97,9 +92,14 @@ class Revoked:
         return f"{self.name} is revoked; endpoints of this workspace refuse it within serve.refresh_s"
 
 
+def proof(key: bytes) -> bytes:
+    """What the page's cookie holds in place of the key: it opens this endpoint and tells nothing of the key."""
+    return hmac.new(key, b"mmray page", hashlib.sha256).hexdigest().encode()
+
+
 def digest(key: str) -> str:
-    """What is kept of a key; the key itself never enters a file or Ray's stores."""
-    return hashlib.sha256(key.encode()).hexdigest()
+    """What is kept of a key, from which neither it nor its cookie can be told; no file or store of Ray's has more."""
+    return hashlib.sha256(proof(key.encode())).hexdigest()
 
 
 def read(workspace: Workspace) -> list[Key]:
@@ -129,12 +129,12 @@ def add(workspace: Workspace, name: str, rate: int | None = None, expires_days: 
         expires_days: from now; None for never.
 
     Raises:
-        ConfigError: the name is taken or of other characters than letters, digits, _ and -, or a number is below 1.
+        ConfigError: the name is taken or not of letters, digits, _ and -, or a number is out of range.
     """
     if not _NAME.fullmatch(name) or name == STARTED:
         raise ConfigError(f"keys: the name {name[:40]!r} is not 1 to 40 letters, digits, _ or -, or is {STARTED!r}")
-    if (rate is not None and rate < 1) or (expires_days is not None and expires_days <= 0):
-        raise ConfigError("keys: a rate is at least 1/min, and an expiry more than 0 days")
+    if (rate is not None and rate < 1) or (expires_days is not None and not 0 < expires_days <= _MOST_DAYS):
+        raise ConfigError(f"keys: a rate is at least 1/min, and an expiry more than 0 and at most {_MOST_DAYS} days")
     keys = read(workspace)
     if any(key.name == name for key in keys):
         raise ConfigError(
@@ -149,10 +149,10 @@ def rotate(workspace: Workspace, name: str, overlap_hours: float = 24.0) -> Made
     """Make another key of a name, and let the old one end after the overlap; the new one lives as long as the old did.
 
     Raises:
-        ConfigError: there is no key of this name, or the overlap is negative.
+        ConfigError: there is no key of this name, or the overlap is out of range.
     """
-    if overlap_hours < 0:
-        raise ConfigError(f"keys: an overlap of {overlap_hours:g} hours; it must be at least 0")
+    if not 0 <= overlap_hours <= 24 * _MOST_DAYS:
+        raise ConfigError(f"keys: an overlap of {overlap_hours:g} hours; it must be from 0 to {24 * _MOST_DAYS}")
     now = time.time()
     keys = read(workspace)
     of_name = [key for key in keys if key.name == name]
@@ -216,7 +216,7 @@ class Keyring:
     """The keys a replica takes now: those it was started with, and the workspace's.
 
     Args:
-        started: sha256 of the key the endpoint was started with; None where only the workspace's count.
+        started: digest of the key the endpoint was started with; None where only the workspace's count.
         workspace: whose keys are read, now and at every `refresh`; None for none.
         replicas: how many share a key's rate.
     """
@@ -229,7 +229,7 @@ class Keyring:
         self._lock = threading.Lock()
         self._failed = ""
         self._modified: float | None = None
-        self._keys: Sequence[tuple[bytes, bytes, Key]] = ()
+        self._keys: Sequence[tuple[bytes, Key]] = ()
         self._take_over([] if workspace is None else read(workspace))
 
     def refresh(self) -> None:
@@ -254,7 +254,7 @@ class Keyring:
                 share = key.rate / self._replicas
                 if key.name not in self._buckets or self._buckets[key.name].rate != share:
                     self._buckets[key.name] = Bucket(share)
-        self._keys = [(bytes.fromhex(key.sha256), key.cookie.encode(), key) for key in every]
+        self._keys = [(bytes.fromhex(key.sha256), key) for key in every]
 
     def find(self, given: Sequence[bytes], cookie: bytes) -> Key | None:
         """Whose key one of the given is, or whose cookie; every candidate is compared with every key.
@@ -263,13 +263,12 @@ class Keyring:
             given: what came where a key may stand.
             cookie: what came as the page's cookie.
         """
-        digests = [hashlib.sha256(candidate).digest() for candidate in given if candidate]
+        proofs = [proof(candidate) for candidate in given if candidate] + ([cookie] if cookie else [])
+        digests = [hashlib.sha256(one).digest() for one in proofs]
         now = time.time()
         found: Key | None = None
-        for stored, proof, key in self._keys:
+        for stored, key in self._keys:
             right = [hmac.compare_digest(candidate, stored) for candidate in digests]
-            if cookie:
-                right.append(hmac.compare_digest(cookie, proof))
             if any(right) and key.holds(now):
                 found = key
         return found

@@ -115,12 +115,15 @@ class Page:
         return merged({self._name: self._own(), **others})
 
     def _own(self) -> str:
-        manifest = self._live.retriever.index.manifest
+        serving = self._live.serving
         with self._lock:
             INDEX.clear()
-            INDEX.labels(manifest.version, manifest.run_id, manifest.kind).set(1)
-            for modality, count in manifest.counts.items():
-                RECORDINGS.labels(modality).set(count)
+            RECORDINGS.clear()
+            if serving is not None:
+                manifest = serving.index.manifest
+                INDEX.labels(manifest.version, manifest.run_id, manifest.kind).set(1)
+                for modality, count in manifest.counts.items():
+                    RECORDINGS.labels(modality).set(count)
             NOT_TAKEN_OVER.set(self._live.refused is not None)
             return generate_latest(REGISTRY).decode()
 

@@ -76,7 +76,8 @@ def _map(axis: Axes, level_N: NDArray[np.float64], settings: Config) -> None:
 
 def _spectrogram(figure: Figure, recording: Recording, settings: Config) -> None:
     with open_audio(recording) as file:
-        sound = file.read(0, min(file.samples, round(_LONGEST_S * file.sampling_rate_hz)))
+        longest = min(file.samples, round(_LONGEST_S * file.sampling_rate_hz))
+        sound = file.read(0, min(longest, stretches.AUDIO_SAMPLES // file.channels))
     rate = settings.features.audio.sampling_rate_hz
     wave_T = audio.resample(audio.mono(sound.data_CT), sound.sampling_rate_hz, rate)
     window = round(0.032 * rate)

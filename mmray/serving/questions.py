@@ -9,13 +9,14 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from pydantic import TypeAdapter
 from starlette.datastructures import UploadFile
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mmray.serving.answer import BatchAnswer, Classification, SearchAnswer
 from mmray.serving.api_types import Ask, ById, FormIds, SearchBatch, SearchById, SearchByVector, SearchForm
 from mmray.serving.documents import JSON, form_body, json_body
 from mmray.serving.live import Live
-from mmray.serving.problems import answered, parsed, parsed_json
+from mmray.serving.problems import answered, json_of, parsed, parsed_json
 from mmray.serving.queries import Query
 from mmray.serving.retriever import Retriever
 from mmray.serving.uploads import Encoder, form_of, media_type
@@ -43,7 +44,7 @@ def mount(app: FastAPI, live: Live, encoder: Encoder) -> None:
         """
         retriever = live.retriever
         if media_type(request) == JSON:
-            ask = parsed_json(SearchById, await request.body())
+            ask = parsed_json(SearchById, await json_of(request.stream()))
             return _answer(_SEARCH, await _by_id(retriever, encoder, ask.ids, ask, ask.explain))
         async with form_of(request) as form:
             if not form.files:
@@ -65,7 +66,7 @@ def mount(app: FastAPI, live: Live, encoder: Encoder) -> None:
     )
     async def search_vector(request: Request) -> Response:
         """The vector is one of this run's retrieval embeddings, of the length that /v1/status names."""
-        return Response(await by_vector(live.retriever, await request.body()), media_type=JSON)
+        return Response(await by_vector(live.retriever, await json_of(request.stream())), media_type=JSON)
 
     @app.post(
         "/v1/search/batch",
@@ -75,7 +76,7 @@ def mount(app: FastAPI, live: Live, encoder: Encoder) -> None:
     )
     async def search_batch(request: Request) -> Response:
         """Answers come in the order asked, all of one index version; they are not explained."""
-        retriever, ask = live.retriever, parsed_json(SearchBatch, await request.body())
+        retriever, ask = live.retriever, parsed_json(SearchBatch, await json_of(request.stream()))
 
         def work() -> bytes:
             answer = retriever.search_batch(ask.recording_ids, ask.target, ask.top_k, ask.filters())
@@ -97,7 +98,7 @@ def mount(app: FastAPI, live: Live, encoder: Encoder) -> None:
             return retriever.classify(retriever.stored(*ids))
 
         if media_type(request) == JSON:
-            ask = parsed_json(ById, await request.body())
+            ask = parsed_json(ById, await json_of(request.stream()))
             return _answer(_CLASSES, await encoder.run(lambda: of_ids(ask.ids)))
         async with form_of(request) as form:
             if not form.files:
@@ -136,15 +137,10 @@ class VectorSearch:
             await self._app(scope, receive, send)
             return
         scope["mmray.route"] = VECTOR
-        parts, more = [], True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            parts.append(message.get("body", b""))
-            more = message.get("more_body", False)
         try:
-            body = await by_vector(self._live.retriever, b"".join(parts))
+            body = await by_vector(self._live.retriever, await json_of(Request(scope, receive).stream()))
+        except ClientDisconnect:
+            return
         except Exception as error:
             response = answered(error)
             if response is None:

@@ -68,7 +68,9 @@ class Retriever:
         self._told: dict[str, Told] = {}
         for columns in self.columns.values():
             columns.row_of("")  # puts ids in order now, not in the first request
-        self._quick = {modality: self._seconds(modality) < _QUICK_S for modality in index.vectors}
+        # what asks another machine may take long tomorrow, and the loop would wait for it
+        here = store.settings_of(index.manifest).backend != "milvus"
+        self._quick = {modality: self._seconds(modality) < _QUICK_S and here for modality in index.vectors}
 
     @classmethod
     def open(cls, workspace: Workspace, version: str | None = None, top_k_limit: int = 1000) -> Retriever:

@@ -21,6 +21,7 @@ from mmray.schema import Modality, Recording
 
 _KNOWN = "WAV, FLAC, Ogg and MP3 are read as voice; MATLAB, EDF, BDF and EEGLAB .set as EEG"
 _STRETCHES = 16
+_MOST_RATE = 1 << 20  # of all channels of a sound together: twenty segments of it are read at once
 _LARGEST_MATLAB = 8 * stretches.EEG_SAMPLES + (1 << 26)  # of doubles, and what else the file holds
 _LARGEST_CSV = 1 << 26  # bytes; the real ones unpack to 10 MB
 _LARGEST_DIRECTORY = 1 << 16
@@ -109,6 +110,11 @@ def refuse_hostile(path: Path, study: str, most_s: float) -> None:
         lasts = f"{samples / rate:g} s" if rate > 0 else "forever"
         raise RecordingError(
             f"{path}: lasts {lasts}, and at most {most_s:g} s are taken (serve.max_recording_s); send a part of it"
+        )
+    if recording.modality == "audio" and channels * rate > _MOST_RATE:
+        raise RecordingError(
+            f"{path}: {channels} channels at {rate:g} Hz are more than the {_MOST_RATE:,} samples a second that are "
+            "taken; send fewer channels, or at a lower sampling rate"
         )
     most = _STRETCHES * stretches.EEG_SAMPLES if streamed else stretches.EEG_SAMPLES
     if samples * channels > most:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from mmray import config as configuration
-from mmray.config import Config, from_dict
+from mmray.config import Config, Index, from_dict
 from mmray.errors import ConfigError, WorkspaceError
 from mmray.features import table
 from mmray.index import build, recall, store
@@ -319,3 +321,24 @@ def test_an_object_stores_index_is_copied_once_and_a_rotten_copy_is_fetched_agai
     np.testing.assert_array_equal(again.vectors["eeg"].vector(3), first.vectors["eeg"].vector(3))
     assert [path.name for path in cached.parent.iterdir()] == [cached.name]
     assert version in cached.name
+
+
+def test_copies_long_unused_make_room_and_a_deleted_version_leaves_no_piece(
+    copy: tuple[Workspace, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    workspace, version = _Remote(copy[0].root), copy[1]
+    cache = tmp_path / "cache" / "mmray" / "index"
+    for name, days in (("old-0123", 8), ("young-0123", 6), (".partial-killed", 0)):
+        (cache / name).mkdir(parents=True)
+        os.utime(cache / name, (time.time() - days * 86400,) * 2)
+    store.open_index(workspace)
+    names = {path.name for path in cache.iterdir()}
+    assert {"young-0123", ".partial-killed"} < names
+    assert "old-0123" not in names
+    (fetched,) = names - {"young-0123", ".partial-killed"}
+    os.utime(cache / fetched, (0, 0))
+    store.open_index(workspace)
+    assert (cache / fetched).stat().st_mtime > time.time() - 60  # in use
+    store.delete(workspace, version, Index())
+    assert [path.name for path in cache.iterdir()] == ["young-0123"]

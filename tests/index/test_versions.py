@@ -70,6 +70,27 @@ def test_rollback_passes_over_versions_that_are_gone(config: Config) -> None:
     assert versions.rollback(config).version == first
 
 
+def test_rollback_never_goes_back_to_what_is_current(config: Config) -> None:
+    """A, B, A again, and B is gone: before A there was nothing else."""
+    workspace = Workspace(config.workspace)
+    first, second = store.current(workspace), another(config, kind="hnsw").version
+    versions.publish(config, first)
+    store.delete(workspace, second, config.index)
+    store.write_history(workspace, [v for v in store.history(workspace) if v != second])  # as `forget` does
+    with pytest.raises(WorkspaceError, match="no version was published before"):
+        versions.rollback(config)
+
+
+def test_a_version_of_another_mmray_is_named_among_the_others(config: Config) -> None:
+    workspace = Workspace(config.workspace)
+    second = another(config, kind="hnsw").version
+    manifest = workspace.read_json("index", second, "manifest.json")
+    workspace.write_json({**manifest, "from": "tomorrow"}, "index", second, "manifest.json")
+    told = versions.versions(config)
+    assert [one.version for one in told.versions] != []
+    assert list(told.unreadable) == [second]
+
+
 @pytest.mark.parametrize("written", ["current", "history.json"])
 def test_a_publisher_killed_between_pointer_and_history_loses_no_version(
     config: Config, monkeypatch: pytest.MonkeyPatch, written: str

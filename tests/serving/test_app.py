@@ -33,10 +33,13 @@ def study(config: Config) -> Path:
     return Path(config.workspace).parent / "study"
 
 
-def test_the_printed_link_opens_the_status(served: Served) -> None:
-    answer = httpx.get(served.link)
-    assert answer.status_code == 200
-    assert answer.json()["recordings"] == {"audio": 12, "eeg": 6}
+def test_the_printed_link_opens_the_page_and_what_it_asks_for(served: Served) -> None:
+    with httpx.Client() as browser:
+        page = browser.get(served.link)
+        assert page.status_code == 200
+        assert page.headers["content-type"].startswith("text/html")
+        status = browser.get(f"{served.url}/v1/status")  # by the cookie
+    assert status.json()["recordings"] == {"audio": 12, "eeg": 6}
 
 
 def test_every_route_of_the_openapi_and_the_rest_asks_for_the_key(served: Served) -> None:

@@ -103,6 +103,14 @@ def test_many_samples_in_a_short_time_are_refused_too(tmp_path: Path) -> None:
         refuse_hostile(matlab_73(tmp_path / "upload", 300_000, 1e6), "modma", HOUR)
 
 
+def test_silence_that_unpacks_to_gigabytes_is_refused_by_its_header(tmp_path: Path) -> None:
+    """Eight channels at 655 kHz: half a megabyte of FLAC whose first window would be 1.6 GiB."""
+    path = tmp_path / "upload.flac"
+    soundfile.write(path, np.zeros((655_350, 8), np.int16), 655_350)
+    with pytest.raises(RecordingError, match=r"8 channels at 655350 Hz are more than the 1,048,576 samples a second"):
+        refuse_hostile(path, "modma", HOUR)
+
+
 @pytest.mark.parametrize("suffix", [".wav", ".mat", ".edf"])
 def test_a_recording_within_the_limits_passes(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"upload{suffix}"

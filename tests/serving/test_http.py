@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import shutil
+import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,10 @@ import soundfile
 from pydantic import TypeAdapter
 from starlette.types import ASGIApp
 
-from mmray.config import Config, from_dict
+from mmray.config import Config, Serve, from_dict
+from mmray.errors import ResourceError
 from mmray.schema import MODALITIES
-from mmray.serving import api_types, documents, questions
+from mmray.serving import api_types, documents, problems, questions
 from mmray.serving.answer import BatchAnswer, Classification, SearchAnswer, StoredList, StoredRecording
 from mmray.serving.http import routes
 from mmray.serving.live import Live
@@ -493,3 +496,87 @@ def test_a_vector_asked_past_the_framework_is_answered_as_the_described_route_wo
     assert bypassed.status_code == described.status_code == 200
     assert bypassed.content == described.content
     assert dict(bypassed.headers) == dict(described.headers)
+
+
+# what is bounded
+
+
+@pytest.mark.parametrize("path", ["/v1/search", "/v1/search/vector", "/v1/search/batch", "/v1/classify"])
+def test_a_json_body_that_no_question_has_is_refused_before_it_is_parsed(app: ASGIApp, path: str) -> None:
+    head = {"content-type": "application/json"}
+    long = b'{"target": "audio", "vector": [' + b"0," * problems.MOST_JSON_BYTES + b"0]}"
+    many = ("{" + ",".join(f'"{number}":0' for number in range(100_000)) + "}").encode()
+    assert len(many) < problems.MOST_JSON_BYTES
+    for body, status in ((long, 413), (many, 422)):
+        tracemalloc.start()
+        try:
+            answer = ask(app, "POST", path, content=body, headers=head)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert answer.status_code == status
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert peak < 16 << 20
+
+
+def test_the_longest_vector_that_is_described_is_not_refused_for_its_length(app: ASGIApp) -> None:
+    long = post(app, "/v1/search/vector", {"target": "audio", "vector": [-1.2345678901234567e-300] * 65536})
+    assert long.status_code == 422
+    assert "65536" in long.json()["detail"]  # and not of this index's width
+    wrong = post(app, "/v1/search/vector", {"target": "audio", "vector": ["a"] * 1000})
+    assert wrong.status_code == 422
+    assert wrong.json()["detail"].count("vector.") == 1
+
+
+@pytest.mark.parametrize("path", ["/v1/search", "/v1/search/vector"])
+def test_a_client_that_leaves_in_the_middle_is_no_fault_of_ours(
+    app: ASGIApp, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    said: list[Any] = []
+    messages = [{"type": "http.request", "body": b'{"tar', "more_body": True}, {"type": "http.disconnect"}]
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    scope = {
+        "type": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "method": "POST",
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+    }
+    asyncio.run(app(scope, receive, send))
+    assert [message["status"] for message in said if "status" in message] in ([], [499])
+    assert caplog.records == []
+
+
+def test_what_lies_behind_the_endpoint_and_is_away_is_503_and_not_named(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = app_of(config)
+
+    def away(*_: Any) -> Any:
+        raise ResourceError("index: Milvus at http://10.0.0.7:19530 cannot do it")
+
+    monkeypatch.setattr(Retriever, "search", away)
+    answer = post(app, "/v1/search", {"recording_id": "s1-eeg-1", "target": "audio"})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert "10.0.0.7" not in answer.text
+
+
+def test_an_endpoint_whose_index_is_gone_says_so_on_every_route_and_stays_up(config: Config, tmp_path: Path) -> None:
+    shutil.copytree(config.workspace, tmp_path / "ws")
+    live = Live(Workspace(str(tmp_path / "ws")))
+    app = routes(live, Serve())
+    shutil.rmtree(tmp_path / "ws" / "index")
+    live.refresh()
+    vector = post(app, "/v1/search/vector", {"vector": [1.0] * 16, "target": "audio"})
+    found = post(app, "/v1/search", {"recording_id": "s1-eeg-1", "target": "audio"})
+    for answer in (vector, found, ask(app, "GET", "/v1/status"), ask(app, "GET", "/v1/recordings")):
+        assert answer.status_code == 503
+        assert "nothing is served" in answer.json()["detail"]
+        assert str(tmp_path) not in answer.text

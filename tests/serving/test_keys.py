@@ -87,15 +87,34 @@ def test_an_expired_key_opens_nothing(workspace: Workspace, monkeypatch: pytest.
 def test_the_cookie_opens_and_is_neither_the_key_nor_its_digest(workspace: Workspace) -> None:
     made = keys.add(workspace, "clinic")
     ring = Keyring(None, workspace)
-    cookie = keys.read(workspace)[0].cookie
-    found = ring.find([], cookie.encode())
+    cookie = keys.proof(made.key.encode())
+    found = ring.find([], cookie)
     assert found is not None
     assert found.name == "clinic"
-    assert made.key not in cookie
-    assert keys.digest(made.key) not in cookie
-    assert ring.find([cookie.encode()], b"") is None  # as a key it opens nothing
-    assert ring.find([], keys.digest(made.key).encode()) is None
+    assert made.key.encode() not in cookie
+    assert ring.find([cookie], b"") is None  # as a key it opens nothing
     assert ring.find([], b"") is None
+
+
+def test_who_reads_the_file_of_keys_can_make_neither_key_nor_cookie_of_it(workspace: Workspace) -> None:
+    keys.add(workspace, "clinic")
+    ring = Keyring(None, workspace)
+    stored = keys.read(workspace)[0].sha256
+    for kept in (stored.encode(), bytes.fromhex(stored)):
+        for made in (kept, keys.proof(kept), keys.digest(stored).encode(), b"clinic." + keys.proof(kept)):
+            assert ring.find([], made) is None
+            assert ring.find([made], b"") is None
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "9999999", "0", "-1"])
+def test_an_end_that_no_calendar_has_is_refused(workspace: Workspace, number: str) -> None:
+    with pytest.raises(ConfigError, match="an expiry more than 0"):
+        keys.add(workspace, "clinic", expires_days=float(number))
+    keys.add(workspace, "clinic")
+    if number != "0":
+        with pytest.raises(ConfigError, match="an overlap of"):
+            keys.rotate(workspace, "clinic", overlap_hours=float(number))
+    assert "clinic" in keys.listed(workspace).render()
 
 
 def test_a_bucket_fills_again_at_its_rate() -> None:
