@@ -84,12 +84,14 @@ def spans(raw: mne.io.BaseRaw) -> Spans:
             gaps.append((onset, 0.0))
         elif text.upper().startswith("BAD"):
             gaps.append((onset, duration))
-    kept, start = [], 0
+    kept, start, samples = [], 0, int(raw.n_times)
     for onset, duration in sorted(gaps):
-        first, last = raw.time_as_index([onset, onset + duration], use_rounding=True, origin=notes.orig_time).tolist()
-        kept.append((start, first))
+        # onsets count from the measurement's start, dated or not; a cropped file's first sample is later than that
+        begin_s = onset - raw.first_time
+        first, last = raw.time_as_index([begin_s, begin_s + duration], use_rounding=True).tolist()
+        kept.append((start, min(first, samples)))
         start = max(start, last)
-    kept.append((start, int(raw.n_times)))
+    kept.append((start, samples))
     return tuple((start, stop) for start, stop in kept if start < stop)
 
 

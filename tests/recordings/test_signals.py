@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 from mmray.errors import RecordingError
+from mmray.recordings import mne_files
 from mmray.recordings.signals import READERS, content_sha256, read_audio, read_eeg
 from tests.recordings.modma_tree import eeg_129, recording, write_v5, write_v73, write_wav
 
@@ -85,12 +86,19 @@ def test_joints_cut_and_filled_gaps_are_left_out(tmp_path):
     assert read_eeg(recording(path, "mne"), 1.0).spans == ((0, 50), (50, 100), (120, 200))
 
 
-def test_joints_are_placed_right_in_a_file_cropped_from_a_dated_one(tmp_path):
+@pytest.mark.parametrize("date", [0, None])
+def test_joints_are_placed_right_in_a_file_cropped_from_another_dated_or_not(tmp_path, date):
     path = tmp_path / "a_raw.fif"
-    raw = raw_of(np.ones((2, 300))).set_meas_date(0)
+    raw = raw_of(np.ones((2, 300))).set_meas_date(date)
     raw.set_annotations(mne.Annotations([1.5], [0.0], ["boundary"], orig_time=raw.info["meas_date"]))
     raw.crop(tmin=1.0).save(path, verbose="error")
     assert read_eeg(recording(path, "mne"), 1.0).spans == ((0, 50), (50, 200))
+
+
+def test_no_span_reaches_past_the_end(tmp_path):
+    raw = raw_of(np.ones((2, 200)))
+    raw.annotations.append(2.5, 0.1, "BAD late")  # not held to the data, as set_annotations would
+    assert mne_files.spans(raw) == ((0, 200),)
 
 
 def test_one_nan_or_constant_channel_is_left_to_the_features(tmp_path):
