@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Spans = tuple[tuple[int, int], ...]
 
+_JOINTS = ("boundary", "BAD boundary", "EDGE boundary")  # EEGLAB's, and MNE's where it concatenates
+_NEW_SEGMENT = "New Segment/"  # BrainVision's, before its own description
 _MOST_BYTES = 4 * MOST_SAMPLES  # EEGLAB writes float32
 
 
@@ -74,13 +76,14 @@ def _readable(path: Path) -> Iterator[None]:
 def spans(raw: mne.io.BaseRaw) -> Spans:
     """Sample ranges between joints, gaps and what someone marked as bad.
 
-    EEGLAB's and BrainVision's `boundary` and `New Segment` are joints; an annotation that begins with BAD, as MNE's
+    EEGLAB's `boundary`, MNE's `BAD boundary` and `EDGE boundary` and BrainVision's `New Segment/` are joints, and no
+    other words are: a `word boundary` is an event of the experiment. An annotation that begins with BAD, as MNE's
     convention has it (BAD_ACQ_SKIP, a filled gap, is one), is cut out for as long as it lasts.
     """
     notes = raw.annotations
     gaps = []  # a boundary's duration tells how much is gone already, so it is a gap of no samples
     for onset, duration, text in zip(notes.onset, notes.duration, notes.description, strict=True):
-        if "boundary" in text.lower() or "new segment" in text.lower():
+        if text in _JOINTS or text.startswith(_NEW_SEGMENT):
             gaps.append((onset, 0.0))
         elif text.upper().startswith("BAD"):
             gaps.append((onset, duration))

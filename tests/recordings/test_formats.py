@@ -218,7 +218,7 @@ def test_a_sidecar_that_is_no_json_is_refused(tmp_path, data):
 NOTES = st.tuples(
     st.integers(0, 190),
     st.integers(0, 60),
-    st.sampled_from(["BAD x", "bad", "boundary", "New Segment/", "word", "BAD_ACQ_SKIP"]),
+    st.sampled_from(["BAD x", "bad", "boundary", "New Segment/", "word boundary", "BAD_ACQ_SKIP"]),
 )
 
 
@@ -232,11 +232,25 @@ def test_spans_are_what_a_sample_by_sample_count_leaves(notes):
     for first, samples, kind in notes:
         if kind.lower().startswith("bad"):
             used_T[first : first + samples] = False
-        if kind != "word":
+        if kind != "word boundary":
             cuts.add(first)
     naive = [part for part in np.split(np.arange(200), sorted(cuts | set(np.flatnonzero(np.diff(used_T)) + 1)))]
     expected = tuple((int(part[0]), int(part[-1]) + 1) for part in naive if len(part) and used_T[part[0]])
     assert mne_files.spans(raw) == expected
+
+
+@pytest.mark.parametrize("joint", ["boundary", "BAD boundary", "EDGE boundary", "New Segment/", "New Segment/part 2"])
+def test_what_a_tool_writes_where_it_joins_is_a_joint(joint):
+    raw = raw_of(np.zeros((8, 200)))
+    raw.set_annotations(mne.Annotations([0.5], [0.2], [joint]))
+    assert mne_files.spans(raw) == ((0, 100), (100, 200))
+
+
+@pytest.mark.parametrize("event", ["word boundary", "phrase_boundary", "Boundary tone", "a New Segment/"])
+def test_an_event_that_tells_of_a_boundary_is_no_joint(event):
+    raw = raw_of(np.zeros((8, 200)))
+    raw.set_annotations(mne.Annotations([0.5], [0.0], [event]))
+    assert mne_files.spans(raw) == ((0, 200),)
 
 
 def test_what_someone_marked_as_bad_is_cut_out(tmp_path, data):
