@@ -201,6 +201,19 @@ def test_the_nearest_sidecar_speaks(tmp_path, data):
     assert read_eeg(recording(path, "mne"), 1.0).sampling_rate_hz == 200
 
 
+def test_a_sidecar_of_all_runs_beside_the_recording_speaks_before_the_datasets(tmp_path, data):
+    path = tmp_path / "sub-01" / "eeg" / "sub-01_task-rest_run-1_eeg.edf"
+    write_edf(path, data, NAMES, RATE)
+    sidecar(tmp_path / "task-rest_eeg.json", 999)
+    sidecar(path.with_name("sub-01_eeg.json"), 888)
+    sidecar(path.with_name("sub-01_task-rest_run-2_eeg.json"), 777)
+    nearest = sidecar(path.with_name("sub-01_task-rest_eeg.json"), 200)
+    assert read_eeg(recording(path, "mne"), 1.0).sampling_rate_hz == 200
+    sidecar(nearest, 250)
+    with pytest.raises(RecordingError, match="sub-01_task-rest_eeg.json says 250 Hz"):
+        read_eeg(recording(path, "mne"), 1.0)
+
+
 @pytest.mark.parametrize("rate", ["n/a", None, 0, -5, True])
 def test_a_sidecar_that_states_no_rate_does_no_harm(tmp_path, data, rate):
     path = write(tmp_path, "edf", data)
