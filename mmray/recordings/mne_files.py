@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmray.errors import RecordingError
+from mmray.recordings import edf_header
 from mmray.recordings.electrodes import electrode_names
 from mmray.recordings.matlab import MOST_SAMPLES
 from mmray.recordings.sidecar import refuse_conflict
@@ -34,7 +35,8 @@ def opened(path: Path) -> tuple[float, tuple[str, ...], int, Spans, Callable[[in
 
     Raises:
         RecordingError: MNE cannot read the file, or its data lies outside its folder, two channels are one electrode,
-            a BIDS sidecar states another rate, or it is too large to be read whole and cannot be read otherwise.
+            its electrodes have several rates, a BIDS sidecar states another rate, or it is too large to be read whole
+            and cannot be read otherwise.
     """
     with _readable(path):
         raw = _raw(path)
@@ -105,9 +107,10 @@ def _raw(path: Path) -> Any:
     if suffix == ".raw":
         return mne.io.read_raw_egi(path, preload=False, events_as_annotations=True, verbose="error")
     if suffix in (".edf", ".bdf"):
-        with path.open("rb") as file:
-            if file.read(256)[192:197] in (b"EDF+D", b"BDF+D"):
-                raise ValueError("its records are not contiguous, EDF+D, and MNE would join them; export EDF+C")
+        header = edf_header.read(path)
+        if not header.contiguous:
+            raise ValueError("its records are not contiguous, EDF+D, and MNE would join them; export EDF+C")
+        return mne.io.read_raw(path, exclude=edf_header.other_rates(path, header), preload=False, verbose="error")
     if suffix == ".set" and (size := path.stat().st_size) > _MOST_BYTES:
         raise RecordingError(
             f"{path}: {size >> 20} MiB with the samples inside, which cannot be read in parts; save it as two files "

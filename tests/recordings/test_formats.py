@@ -171,6 +171,43 @@ def test_records_with_gaps_between_them_are_refused(tmp_path, data):
         read_eeg(recording(path, "mne"), 1.0)
 
 
+def fast(data, rate, label="ECG"):
+    """A channel beside the electrodes that has a rate of its own."""
+    seconds = data.shape[1] // RATE
+    return {label: 100 * np.sin(np.arange(seconds * rate) / 7)}
+
+
+@pytest.mark.parametrize("suffix", ["edf", "bdf"])
+@pytest.mark.parametrize("others", [{"ECG": 512}, {"SaO2": 1}, {"ECG": 1000, "Temp": 4, "E1-M2": 256, "Status": 400}])
+def test_channels_of_other_rates_leave_the_electrodes_as_they_are(tmp_path, data, suffix, others):
+    beside = {label: channel for name, rate in others.items() for label, channel in fast(data, rate, name).items()}
+    path = write_edf(tmp_path / f"sub-01_eeg.{suffix}", data, NAMES, RATE, others=beside)
+    sidecar(path.with_suffix(".json"), RATE)
+    with open_eeg(recording(path, "mne"), 1.0) as file:
+        assert (file.sampling_rate_hz, file.channels, file.samples) == (RATE, tuple(NAMES), data.shape[1])
+        for start, stop in ((0, file.samples), (150, 333), (1001, 1007)):
+            np.testing.assert_allclose(file.volts(start, stop) * 1e6, data[:, start:stop], atol=0.06)
+
+
+def test_a_channel_of_the_electrodes_rate_stays_beside_one_of_another(tmp_path, data):
+    path = write_edf(tmp_path / "a.edf", data, NAMES, RATE, others=fast(data, RATE, "EOG") | fast(data, 512))
+    assert read_eeg(recording(path, "mne"), 1.0).channels == (*NAMES, "EOG")
+
+
+def test_electrodes_of_two_rates_are_refused_naming_one_of_each(tmp_path, data):
+    path = write_edf(tmp_path / "a.edf", data, NAMES, RATE, others=fast(data, 400, "EEG Fz-REF"))
+    with pytest.raises(
+        RecordingError, match=r"a\.edf: its electrodes are .* 2 rates \('O2' at 200 Hz, 'EEG Fz-REF' at 400"
+    ):
+        read_eeg(recording(path, "mne"), 1.0)
+
+
+def test_where_several_rates_and_no_electrode_stand_the_file_is_refused(tmp_path, data):
+    path = write_edf(tmp_path / "a.edf", data[:1], ["EEG Fpz-Cz"], RATE, others=fast(data, 1, "Resp"))
+    with pytest.raises(RecordingError, match=r"none of its channels is named as an electrode"):
+        read_eeg(recording(path, "mne"), 1.0)
+
+
 def sidecar(path, rate):
     path.write_text(json.dumps({"SamplingFrequency": rate, "TaskName": "rest"}))
     return path
@@ -210,7 +247,7 @@ def test_a_sidecar_of_all_runs_beside_the_recording_speaks_before_the_datasets(t
     nearest = sidecar(path.with_name("sub-01_task-rest_eeg.json"), 200)
     assert read_eeg(recording(path, "mne"), 1.0).sampling_rate_hz == 200
     sidecar(nearest, 250)
-    with pytest.raises(RecordingError, match="sub-01_task-rest_eeg.json says 250 Hz"):
+    with pytest.raises(RecordingError, match=r"sub-01_task-rest_eeg\.json says 250 Hz"):
         read_eeg(recording(path, "mne"), 1.0)
 
 
