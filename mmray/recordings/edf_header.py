@@ -57,6 +57,15 @@ def _text(field: bytes) -> str:
     return field.decode("latin-1").split("\0")[0]  # some recorders fill up with NUL and not with blanks
 
 
+def refuse_cut(path: Path, header: Header) -> None:
+    """Raise RecordingError where the file ends before its records do; MNE would take what is there for the whole."""
+    if (held := path.stat().st_size) < header.promised_bytes:
+        raise RecordingError(
+            f"{path}: its header promises {header.records} records, {header.promised_bytes} bytes, the file holds "
+            f"{held}; it was cut short, copy it again"
+        )
+
+
 def other_rates(path: Path, header: Header) -> list[str]:
     """Labels of the channels that are sampled at another rate than the electrodes.
 

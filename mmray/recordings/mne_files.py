@@ -34,9 +34,9 @@ def opened(path: Path) -> tuple[float, tuple[str, ...], int, Spans, Callable[[in
         reads the samples [start, stop) as C x (stop - start) volts.
 
     Raises:
-        RecordingError: MNE cannot read the file, or its data lies outside its folder, two channels are one electrode,
-            its electrodes have several rates, a BIDS sidecar states another rate, or it is too large to be read whole
-            and cannot be read otherwise.
+        RecordingError: MNE cannot read the file, it was cut short, its data lies outside its folder, two channels are
+            one electrode, its electrodes have several rates, a BIDS sidecar states another rate, or it is too large to
+            be read whole and cannot be read otherwise.
     """
     with _readable(path):
         raw = _raw(path)
@@ -108,6 +108,7 @@ def _raw(path: Path) -> Any:
         return mne.io.read_raw_egi(path, preload=False, events_as_annotations=True, verbose="error")
     if suffix in (".edf", ".bdf"):
         header = edf_header.read(path)
+        edf_header.refuse_cut(path, header)
         if not header.contiguous:
             raise ValueError("its records are not contiguous, EDF+D, and MNE would join them; export EDF+C")
         return mne.io.read_raw(path, exclude=edf_header.other_rates(path, header), preload=False, verbose="error")

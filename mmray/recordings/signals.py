@@ -77,7 +77,7 @@ class AudioFile:
     """An open recording of sound, T samples of each of C channels.
 
     Attributes:
-        sound: reads the samples [start, stop) as C x (stop - start) float32 in [-1, 1]; fewer where the file ends.
+        sound: reads the samples [start, stop) as C x (stop - start) float32 in [-1, 1].
     """
 
     sampling_rate_hz: float

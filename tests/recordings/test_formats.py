@@ -171,6 +171,23 @@ def test_records_with_gaps_between_them_are_refused(tmp_path, data):
         read_eeg(recording(path, "mne"), 1.0)
 
 
+@pytest.mark.parametrize("suffix", ["edf", "bdf"])
+@pytest.mark.parametrize("lost", [1, 4000])
+def test_an_edf_cut_short_is_refused(tmp_path, data, suffix, lost):
+    path = write(tmp_path, suffix, data)
+    path.write_bytes(path.read_bytes()[:-lost])
+    with pytest.raises(RecordingError, match=r"promises 6 records, .* it was cut short"):
+        read_eeg(recording(path, "mne"), 1.0)
+
+
+def test_an_edf_whose_recorder_never_wrote_how_long_it_is_is_read(tmp_path, data):
+    path = write(tmp_path, "edf", data)
+    content = bytearray(path.read_bytes())
+    content[236:244] = b"-1      "
+    path.write_bytes(content)
+    assert read_eeg(recording(path, "mne"), 1.0).data_CT.shape == data.shape
+
+
 def fast(data, rate, label="ECG"):
     """A channel beside the electrodes that has a rate of its own."""
     seconds = data.shape[1] // RATE

@@ -12,7 +12,7 @@ import soundfile
 
 from mmray.errors import RecordingError
 from mmray.recordings import mne_files
-from mmray.recordings.signals import READERS, content_sha256, read_audio, read_eeg
+from mmray.recordings.signals import READERS, content_sha256, open_audio, read_audio, read_eeg
 from tests.recordings.modma_tree import eeg_129, recording, write_v5, write_v73, write_wav
 
 
@@ -184,6 +184,36 @@ def test_a_wav_cut_short_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-3000])
     with pytest.raises(RecordingError, match="it was cut short"):
         read_audio(recording(path, "soundfile"))
+
+
+def cut_mp3(path, seconds=8, rate=44_100):
+    soundfile.write(path, 0.1 * np.sin(np.arange(seconds * rate) / 30), rate, format="MP3")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+def test_an_mp3_cut_short_is_refused_read_whole_or_in_windows(tmp_path):
+    half = recording(cut_mp3(tmp_path / "a.mp3"), "soundfile")
+    with pytest.raises(RecordingError, match=r"promises 352800 samples, it ends after .* cut short"):
+        read_audio(half)
+    with open_audio(half) as file:
+        assert file.read(0, 50_000).data_CT.shape == (1, 50_000)
+        with pytest.raises(RecordingError, match="cut short"):
+            file.read(150_000, 250_000)
+
+
+@pytest.mark.parametrize("tag", [b"", b"ID3\x04\0\0\0\0\x30\0" + bytes(0x30 << 7)])
+def test_an_mp3_that_does_not_say_how_long_it_is_is_whole_as_it_is(tmp_path, tag):
+    wave_T = 0.1 * np.sin(np.arange(320_000) / 20)
+    soundfile.write(tmp_path / "a.mp3", wave_T, 44_100, format="MP3", bitrate_mode="CONSTANT", compression_level=0.5)
+    content = (tmp_path / "a.mp3").read_bytes()
+    (tmp_path / "b.mp3").write_bytes(tag + content.replace(b"Xing", b"none", 1).replace(b"Info", b"none", 1))
+    file = recording(tmp_path / "b.mp3", "soundfile")
+    with open_audio(file) as opened:
+        assert 320_000 < read_audio(file).data_CT.shape[1] < opened.samples  # which mpg123 guessed
+    (tmp_path / "c.mp3").write_bytes(tag + content[: len(content) // 2])
+    with pytest.raises(RecordingError, match="cut short"):
+        read_audio(recording(tmp_path / "c.mp3", "soundfile"))
 
 
 def test_a_wav_written_to_a_pipe_is_read(tmp_path):
