@@ -251,14 +251,14 @@ def _groups(recordings: list[Recording], at_once: int) -> Iterator[list[Recordin
 def _prepare_one(recording: Recording, features: Features, workspace: Workspace, key: str) -> Outcome:
     sha = ""
     try:
-        sha = signals.content_sha256(recording.path)
+        sha, samples_sha = signals.content(recording.path)
         stated = None if is_uri(recording.path) else stated_rate(Path(recording.path))
         part = f"{recording.modality}/{recording.recording_id}-{parts.made_from(recording, sha, stated)}.parquet"
         status, there = "unchanged", parts.there(workspace, "features", key, part)
         if there is None:
             status, there = "prepared", parts.write(workspace, ("features", key), part, recording, features, sha)
         rows, decided = there
-        return Outcome(recording.recording_id, status, rows, sha, part, decided=json.dumps(decided))
+        return Outcome(recording.recording_id, status, rows, sha, samples_sha, part, decided=json.dumps(decided))
     except RecordingError as error:
         return Outcome(recording.recording_id, "quarantined", source_sha256=sha, reason=str(error))
     except MmrayError as error:

@@ -25,6 +25,7 @@ class Outcome:
     status: str  # prepared, unchanged, quarantined, or stopped: the run cannot go on
     segments: int = 0
     source_sha256: str = ""
+    samples_sha256: str = ""  # of the file with the samples alone
     part: str = ""
     reason: str = ""
     exit_code: int = 0
@@ -41,7 +42,7 @@ def provenance(features: Features, recordings: list[Recording]) -> dict[str, Any
 
 
 def refuse_copies(recordings: list[Recording], outcomes: dict[str, Outcome]) -> None:
-    """Quarantine the same bytes under two people, and all but the first under one.
+    """Quarantine the same samples under two people, and all but the first under one.
 
     Of two people one would be tested on what the other was trained on; one person's segments would count twice.
     """
@@ -49,7 +50,7 @@ def refuse_copies(recordings: list[Recording], outcomes: dict[str, Outcome]) -> 
     for recording in sorted(recordings, key=lambda r: r.recording_id):
         outcome = outcomes[recording.recording_id]
         if outcome.status != "quarantined":
-            same.setdefault(outcome.source_sha256, []).append(recording)
+            same.setdefault(outcome.samples_sha256, []).append(recording)
     for copies in same.values():
         subjects = sorted({recording.subject_id for recording in copies})
         first = copies[0]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +17,7 @@ import pyarrow.fs as pafs
 from numpy.typing import NDArray
 
 from mmray.errors import RecordingError
-from mmray.recordings import archive, feis_epochs, matlab, mne_files, modma_text, sound
-from mmray.recordings.formats import COMPANIONS
+from mmray.recordings import archive, beside, feis_epochs, matlab, mne_files, modma_text, sound
 from mmray.recordings.matlab import MOST_SAMPLES
 from mmray.schema import Recording
 from mmray.storage import is_uri
@@ -168,34 +168,58 @@ def _refuse_long(recording: Recording, samples: int, channels: int, sampling_rat
         raise RecordingError(f"{recording.path}: {hours:.1f} h of {channels} channels are too much to be read at once")
 
 
-def content_sha256(path: str) -> str:
-    """SHA-256 of a recording's bytes, local or at a URI; a header's data files (.fdt, .eeg, .vmrk) count with it.
+class Content(NamedTuple):
+    """Of a recording's bytes, each file read once.
+
+    Attributes:
+        sha256: of its file; of the digests of all its files where a header has others beside it.
+        samples_sha256: of the file that holds the samples alone, which a renamed copy of a header shares.
+    """
+
+    sha256: str
+    samples_sha256: str
+
+
+def content(path: str) -> Content:
+    """Digests of a recording, local or at a URI, and of the files beside it that its reader opens.
 
     Raises:
-        RecordingError: the file cannot be read.
+        RecordingError: a file cannot be read.
     """
     try:
-        if is_uri(path):
-            filesystem, inside = pafs.FileSystem.from_uri(path)
-            with filesystem.open_input_file(inside) as remote:
-                return hashlib.file_digest(remote, "sha256").hexdigest()
-        digest = hashlib.sha256()
-        for file in (Path(path), *_data_files(path)):
-            with file.open("rb") as stream:
-                hashlib.file_digest(stream, lambda: digest)  # goes on with the same digest
-        return digest.hexdigest()
+        if not is_uri(path):
+            return _content(Path(path))
+        filesystem, inside = pafs.FileSystem.from_uri(path)
+        with filesystem.open_input_file(inside) as remote:
+            sha = hashlib.file_digest(remote, "sha256").hexdigest()
+        return Content(sha, sha)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise RecordingError(f"{path}: cannot be read: {error}") from error
 
 
+def content_sha256(path: str) -> str:
+    """`content`'s digest of all files. Raises RecordingError where one cannot be read."""
+    return content(path).sha256
+
+
+def _content(path: Path) -> Content:
+    samples = {path.with_name(name) for name in beside.names(path).samples}
+    sha_of = {}
+    for file in (path, *beside.there(path)):
+        with file.open("rb") as stream:
+            sha_of[file] = hashlib.file_digest(stream, "sha256").hexdigest()
+    own, *others = sha_of.values()
+    whole = hashlib.sha256(" ".join(sha_of.values()).encode()).hexdigest() if others else own
+    return Content(whole, next((sha for file, sha in sha_of.items() if file in samples), whole))
+
+
 def bytes_on_disk(recording: Recording) -> int:
-    """A recording's size with a header's data files; those at a URI are not counted."""
+    """A recording's size with the files beside it; those at a URI are not counted."""
     return recording.size_bytes + sum(file.stat().st_size for file in _data_files(recording.path))
 
 
 def _data_files(path: str) -> list[Path]:
-    suffixes = () if is_uri(path) else COMPANIONS.get(Path(path).suffix.lower(), ())
-    return [file for suffix in suffixes if (file := Path(path).with_suffix(suffix)).is_file()]
+    return [] if is_uri(path) else beside.there(Path(path))
 
 
 @contextmanager

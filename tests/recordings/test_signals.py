@@ -11,8 +11,9 @@ import pytest
 import soundfile
 
 from mmray.errors import RecordingError
-from mmray.recordings import mne_files
-from mmray.recordings.signals import READERS, content_sha256, open_audio, read_audio, read_eeg
+from mmray.recordings import beside, mne_files
+from mmray.recordings.signals import READERS, content, content_sha256, open_audio, read_audio, read_eeg
+from tests.recordings.made_files import write_brainvision
 from tests.recordings.modma_tree import eeg_129, recording, write_v5, write_v73, write_wav
 
 
@@ -265,6 +266,60 @@ def test_the_hash_of_an_eeglab_header_changes_with_its_samples(eeglab):
     with eeglab.with_suffix(".fdt").open("r+b") as file:
         file.write(b"\x01")
     assert content_sha256(str(eeglab)) != before
+
+
+def renamed(header, stem):
+    """A BrainVision recording's files under another name."""
+    for suffix in (".vhdr", ".vmrk", ".eeg"):
+        old = header.with_suffix(suffix)
+        content = old.read_bytes()
+        new = old.with_name(f"{stem}{suffix}")
+        new.write_bytes(content if suffix == ".eeg" else content.replace(header.stem.encode(), stem.encode()))
+    return header.with_name(f"{stem}.vhdr")
+
+
+def test_a_renamed_copy_of_a_header_has_the_same_samples_and_other_bytes(tmp_path):
+    one = content(str(write_brainvision(tmp_path / "a.vhdr", eeg_129()[:4], ["F3", "F4", "C3", "C4"], 250)))
+    two = content(str(renamed(tmp_path / "a.vhdr", "other")))
+    assert one.samples_sha256 == two.samples_sha256
+    assert one.sha256 != two.sha256
+
+
+@pytest.mark.parametrize("key", ["DataFile", "MarkerFile"])
+def test_the_hash_of_a_header_changes_with_the_files_it_names(tmp_path, key):
+    header = write_brainvision(tmp_path / "a.vhdr", eeg_129()[:4], ["F3", "F4", "C3", "C4"], 250)
+    file = header.with_suffix({"DataFile": ".eeg", "MarkerFile": ".vmrk"}[key])
+    elsewhere = file.rename(tmp_path / f"of another stem{file.suffix}")
+    header.write_text(header.read_text().replace(f"{key}={file.name}", f"{key}={elsewhere.name}"))
+    assert read_eeg(recording(header, "mne"), 1.0).data_CT.shape == (4, 600)
+    before = content(str(header))
+    elsewhere.write_bytes(elsewhere.read_bytes() + b"; ")
+    assert content(str(header)).sha256 != before.sha256
+    assert (content(str(header)).samples_sha256 != before.samples_sha256) == (key == "DataFile")
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "../outside.eeg", "."])
+def test_what_a_header_names_outside_its_folder_is_not_hashed(tmp_path, name):
+    (tmp_path / "outside.eeg").write_bytes(b"x")
+    header = tmp_path / "in" / "a.vhdr"
+    header.parent.mkdir()
+    header.write_text(f"[Common Infos]\nDataFile={name}\n")
+    assert content_sha256(str(header)) == hashlib.sha256(header.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("naming", "first", "last"),
+    [("neuromag", "a_raw.fif", "a_raw-2.fif"), ("bids", "a_split-01_eeg.fif", "a_split-03_eeg.fif")],
+)
+def test_the_hash_of_a_fif_in_several_files_changes_with_the_last(tmp_path, naming, first, last):
+    raw = raw_of(np.random.default_rng(0).normal(size=(40, 18_000)))
+    raw.save(tmp_path / first.replace("_split-01", ""), split_size="2MB", split_naming=naming, verbose="error")
+    assert [path.name for path in beside.there(tmp_path / first)][-1] == last
+    before = content_sha256(str(tmp_path / first))
+    with (tmp_path / last).open("r+b") as file:
+        file.seek(1000)
+        file.write(b"\x01\x02")
+    assert content_sha256(str(tmp_path / first)) != before
 
 
 def test_hashing_a_missing_file_names_it(tmp_path):
