@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from mmray.errors import RecordingError
 from mmray.recordings import archive, beside, feis_epochs, matlab, mne_files, modma_text, sound
+from mmray.recordings.formats import COMPANIONS
 from mmray.recordings.matlab import MOST_SAMPLES
 from mmray.schema import Recording
 from mmray.storage import is_uri
@@ -101,7 +103,7 @@ def open_eeg(recording: Recording, scale_to_volts: float) -> Iterator[EEGFile]:
     """Open a recording's EEG.
 
     Args:
-        recording: its `path` may be a URI; the file is then copied for as long as it is open.
+        recording: its `path` may be a URI; it is then copied, with a header's data files, for as long as it is open.
         scale_to_volts: volts in one unit of files that state no unit (MODMA, FEIS: 1e-6); formats that MNE reads
             state theirs, and it is not applied to them.
 
@@ -190,6 +192,9 @@ def content(path: str) -> Content:
         if not is_uri(path):
             return _content(Path(path))
         filesystem, inside = pafs.FileSystem.from_uri(path)
+        if PurePosixPath(inside).suffix.lower() in COMPANIONS:
+            with _local(path) as copy:
+                return _content(copy)
         with filesystem.open_input_file(inside) as remote:
             sha = hashlib.file_digest(remote, "sha256").hexdigest()
         return Content(sha, sha)
@@ -242,12 +247,20 @@ def _local(path: str) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="mmray-") as folder:
             filesystem, inside = pafs.FileSystem.from_uri(path)
             copy = Path(folder) / Path(inside).name
-            with filesystem.open_input_stream(inside) as remote, copy.open("wb") as file:
-                shutil.copyfileobj(remote, file)
+            _fetch(filesystem, inside, copy)
+            for name in itertools.chain(*beside.names(copy)):
+                other = str(PurePosixPath(inside).with_name(name))
+                if filesystem.get_file_info(other).type == pafs.FileType.File:
+                    _fetch(filesystem, other, copy.with_name(name))
             _refuse_empty(copy, path)
             yield copy
     except (OSError, pa.ArrowException) as error:
         raise RecordingError(f"{path}: cannot be read: {error}") from error
+
+
+def _fetch(filesystem: pafs.FileSystem, place: str, copy: Path) -> None:
+    with filesystem.open_input_stream(place) as remote, copy.open("wb") as file:
+        shutil.copyfileobj(remote, file)
 
 
 def _refuse_empty(file: Path, path: str) -> None:

@@ -256,6 +256,25 @@ def test_a_uri_is_read_and_hashed_as_the_file_it_names(tmp_path):
     assert content_sha256(uri) == content_sha256(str(path))
 
 
+def test_a_header_at_a_uri_comes_with_the_files_beside_it(tmp_path):
+    path = write_brainvision(tmp_path / "a b.vhdr", eeg_129()[:4], ["F3", "F4", "C3", "C4"], 250)
+    data = path.with_suffix(".eeg").rename(tmp_path / "c.eeg")
+    path.write_text(path.read_text().replace("a b.eeg", data.name))
+    uri = f"file://{tmp_path}/a%20b.vhdr"
+    here, there = (read_eeg(recording(place, "mne"), 1.0) for place in (path, uri))
+    np.testing.assert_array_equal(here.data_CT, there.data_CT)
+    assert there.spans == ((0, 250), (250, 600))  # of the markers
+    assert content(uri) == content(str(path))
+
+
+def test_an_eeglab_header_at_a_uri_comes_with_its_samples(eeglab):
+    uri = f"file://{eeglab}"
+    np.testing.assert_array_equal(
+        read_eeg(recording(uri, "mne"), 1.0).data_CT, read_eeg(recording(eeglab, "mne"), 1.0).data_CT
+    )
+    assert content(uri) == content(str(eeglab))
+
+
 def test_the_hash_of_a_single_file_is_its_sha256(tmp_path):
     path = write_wav(tmp_path / "a.wav")
     assert content_sha256(str(path)) == hashlib.sha256(path.read_bytes()).hexdigest()
