@@ -253,7 +253,8 @@ def _prepare_one(recording: Recording, features: Features, workspace: Workspace,
     try:
         sha, samples_sha = signals.content(recording.path)
         stated = None if is_uri(recording.path) else stated_rate(Path(recording.path))
-        part = f"{recording.modality}/{recording.recording_id}-{parts.made_from(recording, sha, stated)}.parquet"
+        made_from = parts.made_from(recording, features, sha, stated)
+        part = f"{recording.modality}/{recording.recording_id}-{made_from}.parquet"
         status, there = "unchanged", parts.there(workspace, "features", key, part)
         if there is None:
             status, there = "prepared", parts.write(workspace, ("features", key), part, recording, features, sha)

@@ -36,7 +36,7 @@ def provenance(features: Features, recordings: list[Recording]) -> dict[str, Any
     """What the preparation of these recordings comes from."""
     return {
         "features": features.model_dump(mode="json"),
-        "versions": versions(),
+        "versions": versions(features),
         "recordings_sha256": catalogue.fingerprint(recordings),
     }
 

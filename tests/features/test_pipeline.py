@@ -183,7 +183,7 @@ def test_published_rows_are_what_the_parts_and_the_summary_count(undisturbed):
 def test_provenance_names_settings_versions_and_counts(undisturbed):
     provenance = Workspace(str(undisturbed[0])).read_json("features", KEY, "provenance.json")
     assert provenance["features"] == FEIS.model_dump(mode="json")
-    assert set(provenance["versions"]) == {"mmray", "mne", "librosa", "scipy", "numpy"}
+    assert set(provenance["versions"]) == {"mmray", "mne", "librosa", "soxr", "scipy", "numpy"}
     assert provenance["counts"] == {"prepared": 20, "quarantined": 5}
 
 
