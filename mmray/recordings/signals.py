@@ -46,7 +46,7 @@ class EEGSignal:
 
 @dataclass(frozen=True)
 class AudioSignal:
-    """Sound over time: data_CT is float32 in [-1, 1], C channels x T samples."""
+    """Sound over time: data_CT is float32, full scale 1, C channels x T samples; a file of floats may reach beyond."""
 
     data_CT: NDArray[np.float32]
     sampling_rate_hz: float
@@ -79,7 +79,7 @@ class AudioFile:
     """An open recording of sound, T samples of each of C channels.
 
     Attributes:
-        sound: reads the samples [start, stop) as C x (stop - start) float32 in [-1, 1].
+        sound: reads the samples [start, stop) as C x (stop - start) float32, full scale 1.
     """
 
     sampling_rate_hz: float

@@ -26,7 +26,7 @@ def opened(path: Path) -> Iterator[tuple[float, int, int, Callable[[int, int], N
 
     Yields:
         The sampling rate in Hz, the number of channels C and of samples T, and what reads the samples [start, stop) as
-        C x (stop - start) float32 in [-1, 1].
+        C x (stop - start) float32, full scale 1; only a file of floats reaches beyond.
 
     Raises:
         RecordingError: the file is damaged, cut short, empty, or no sound.
@@ -42,6 +42,7 @@ def opened(path: Path) -> Iterator[tuple[float, int, int, Callable[[int, int], N
             )
         if not _RATES_HZ[0] <= rate <= _RATES_HZ[1]:
             raise RecordingError(f"{path}: its header claims {rate} samples a second; export the clip again")
+        floats = file.subtype in ("FLOAT", "DOUBLE")
         windows, estimated = _Windows(file), file.format == "MP3" and not _says_how_long(path)
 
         def sound(start: int, stop: int) -> NDArray[np.float32]:
@@ -59,8 +60,9 @@ def opened(path: Path) -> Iterator[tuple[float, int, int, Callable[[int, int], N
                 raise RecordingError(
                     f"{path}: samples are NaN or far beyond full scale (peak {peak:g}); export it as PCM"
                 )
-            # lossy decoders overshoot full scale a little
-            return np.ascontiguousarray(np.clip(data_TC, -1, 1, out=data_TC).T)
+            if not floats:  # lossy decoders overshoot full scale a little; floats may lie beyond it and be whole
+                np.clip(data_TC, -1, 1, out=data_TC)
+            return np.ascontiguousarray(data_TC.T)
 
         yield float(rate), file.channels, promised, sound
 

@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 from mmray.errors import RecordingError
+from mmray.features import quality
 from mmray.recordings import beside, mne_files
 from mmray.recordings.signals import READERS, content, content_sha256, open_audio, read_audio, read_eeg
 from tests.recordings.made_files import write_brainvision
@@ -242,9 +243,24 @@ def test_sound_that_is_no_sound_is_refused(tmp_path, value):
         read_audio(recording(tmp_path / "a.wav", "soundfile"))
 
 
-def test_a_decoders_overshoot_is_held_to_full_scale(tmp_path):
-    soundfile.write(tmp_path / "a.wav", np.array([0.1, 1.2, -1.5]), 44_100, subtype="FLOAT")
-    np.testing.assert_allclose(read_audio(recording(tmp_path / "a.wav", "soundfile")).data_CT, [[0.1, 1, -1]])
+@pytest.mark.parametrize("suffix", ["ogg", "mp3"])
+def test_a_decoders_overshoot_is_held_to_full_scale(tmp_path, suffix):
+    clipped_T = np.clip(1.3 * np.sin(np.arange(44_100) / 30), -1, 1)
+    soundfile.write(tmp_path / f"a.{suffix}", clipped_T, 44_100)
+    assert np.abs(soundfile.read(tmp_path / f"a.{suffix}")[0]).max() > 1
+    data_CT = read_audio(recording(tmp_path / f"a.{suffix}", "soundfile")).data_CT
+    assert np.abs(data_CT).max() == 1
+    assert quality.clipped(data_CT) > 0.2
+
+
+@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
+def test_floats_beyond_full_scale_are_kept_and_not_said_to_be_clipped(tmp_path, subtype):
+    ramp_T = np.linspace(-2.5, 2.5, 10_000)
+    soundfile.write(tmp_path / "a.wav", ramp_T, 44_100, subtype=subtype)
+    data_CT = read_audio(recording(tmp_path / "a.wav", "soundfile")).data_CT
+    np.testing.assert_allclose(data_CT[0], ramp_T, atol=1e-6)
+    assert quality.clipped(data_CT) < 0.001
+    assert quality.clipped(np.clip(data_CT, -1, 1)) > 0.59
 
 
 def test_a_uri_is_read_and_hashed_as_the_file_it_names(tmp_path):
