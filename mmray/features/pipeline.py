@@ -236,14 +236,15 @@ def _groups(recordings: list[Recording], at_once: int) -> Iterator[list[Recordin
 
     Guided self-scheduling (Polychronopoulos and Kuck 1987, doi 10.1109/TC.1987.5009495), within bounds.
     """
-    ordered = sorted(recordings, key=lambda r: (-r.size_bytes, r.recording_id))
-    left_bytes, first = sum(recording.size_bytes for recording in ordered), 0
+    size_of = {recording.recording_id: signals.bytes_on_disk(recording) for recording in recordings}
+    ordered = sorted(recordings, key=lambda r: (-size_of[r.recording_id], r.recording_id))
+    left_bytes, first = sum(size_of.values()), 0
     while first < len(ordered):
         most_bytes = np.clip(left_bytes / (_SHARE * at_once), *_GROUP_BYTES)
         most = int(np.clip((len(ordered) - first) / (_SHARE * at_once), *_GROUP_RECORDINGS))
-        sizes = itertools.accumulate(recording.size_bytes for recording in ordered[first : first + most])
+        sizes = itertools.accumulate(size_of[recording.recording_id] for recording in ordered[first : first + most])
         group = ordered[first : first + max(1, sum(size <= most_bytes for size in sizes))]
-        left_bytes -= sum(recording.size_bytes for recording in group)
+        left_bytes -= sum(size_of[recording.recording_id] for recording in group)
         first += len(group)
         yield group
 
