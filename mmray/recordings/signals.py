@@ -36,12 +36,14 @@ class EEGSignal:
         sampling_rate_hz: samples a second.
         channels: C electrode names, as the file or its montage spells them.
         spans: sample ranges [start, stop) without a discontinuity inside, in order; samples outside are no signal.
+        states_unit: the file says what its unit is, and features.eeg.scale_to_volts was not asked.
     """
 
     data_CT: NDArray[np.float64]
     sampling_rate_hz: float
     channels: tuple[str, ...]
     spans: Spans
+    states_unit: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class EEGFile:
         samples: T, of each channel.
         spans: as EEGSignal's, of the whole recording.
         volts: reads the samples [start, stop) as C x (stop - start) float64.
+        states_unit: as EEGSignal's.
     """
 
     sampling_rate_hz: float
@@ -67,11 +70,13 @@ class EEGFile:
     samples: int
     spans: Spans
     volts: Callable[[int, int], NDArray[np.float64]]
+    states_unit: bool = False
 
     def read(self, start: int, stop: int) -> EEGSignal:
         """The samples [start, stop); spans count from `start`. Raises RecordingError where the file is damaged."""
         inside = spans_within(self.spans, start, stop)
-        return EEGSignal(self.volts(start, stop), self.sampling_rate_hz, self.channels, inside)
+        data_CT = self.volts(start, stop)
+        return EEGSignal(data_CT, self.sampling_rate_hz, self.channels, inside, self.states_unit)
 
 
 @dataclass(frozen=True)
@@ -292,7 +297,7 @@ def _in_memory(
 
 
 def _mne(path: Path, scale_to_volts: float) -> EEGFile:
-    return EEGFile(*mne_files.opened(path))
+    return EEGFile(*mne_files.opened(path), states_unit=True)
 
 
 @contextmanager
