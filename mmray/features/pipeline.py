@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -103,6 +104,7 @@ def prepare(config: Config, strict: bool = False) -> PrepareSummary:
     key = digest(config.features)
     origin = publishing.provenance(config.features, recordings)
     outcomes: dict[str, Outcome] = {}
+    began_s = time.time()
     with workspace.tidied("features", key):
         with cluster.session(config.cluster), progress.bar("prepare", len(recordings)) as advance:
             for outcome in _run(recordings, config, key):
@@ -111,7 +113,7 @@ def prepare(config: Config, strict: bool = False) -> PrepareSummary:
                 outcomes[outcome.recording_id] = outcome
                 advance(note=outcome.recording_id)
         publishing.refuse_copies(recordings, outcomes)
-        publishing.publish(workspace, key, recordings, outcomes, origin)
+        publishing.publish(workspace, key, recordings, outcomes, origin, began_s)
     summary = _summarise(key, recordings, outcomes)
     listed = "\n".join(f"  {reason}" for _, reason in summary.reasons[:_MOST_REASONS])
     if not sum(summary.segments.values()):

@@ -70,8 +70,13 @@ def publish(
     recordings: list[Recording],
     outcomes: dict[str, Outcome],
     origin: dict[str, Any],
+    began_s: float,
 ) -> None:
     """Write quarantine, decisions, parts.parquet and what they come from, and remove parts that nobody names any more.
+
+    Args:
+        began_s: when this preparation did, seconds of the epoch. A part written since that is not its own is another
+            preparation's, which has yet to publish it.
 
     Raises:
         WorkspaceError: a part is not to be seen from here, or the workspace cannot be written.
@@ -98,7 +103,8 @@ def publish(
     if unseen := sorted({row["path"] for row in parts} - there):
         raise WorkspaceError(
             f"workspace {workspace.root}: {len(unseen)} parts that tasks wrote are not to be seen from here, such as "
-            f"{unseen[0]}; on several nodes the workspace must be an object store or a shared disk"
+            f"{unseen[0]}; on several nodes the workspace must be an object store or a shared disk; where another "
+            "prepare of the same workspace ran meanwhile and removed them, run this one again once it is done"
         )
     before = _paths_before(workspace, key)
     workspace.write_table(pa.Table.from_pylist(quarantine, schema=QUARANTINE), *folder, "quarantine.parquet")
@@ -109,7 +115,8 @@ def publish(
     # a reader may still hold the manifest before this one: its parts stay until the next; so do those of copies, which
     # are judged anew each time
     for path in sorted(there - before - {outcome.part for outcome in outcomes.values()}):
-        workspace.delete(*folder, path)
+        if (workspace.modified(*folder, path) or began_s) < began_s:
+            workspace.delete(*folder, path)
 
 
 def _paths_before(workspace: Workspace, key: str) -> set[str]:
