@@ -191,7 +191,7 @@ class Audio(Section):
     sampling_rate_hz: int = Field(16000, ge=8000, description="every clip is resampled to it")
     segment_s: Positive = Field(4.0, description="length of a segment, s; a shorter clip is quarantined")
     nodes: int = Field(32, ge=4, description="time frames a segment")
-    trim_db: float | None = Field(40.0, description="silence at the ends this far below the peak is cut; null: none")
+    trim_db: Positive | None = Field(40.0, description="silence at the ends this far below the peak is cut; null: none")
     min_active: Fraction = Field(
         0.0, description="a segment with a smaller share of speech is dropped (ITU-T P.56); 0: all are kept"
     )
@@ -218,6 +218,8 @@ class Audio(Section):
     @model_validator(mode="after")
     def _families_go_together(self) -> Self:
         _named_with_its_version(self.encoder, self.encoder_version)
+        if not self.encoder and "mfcc" in self.families and self.mfcc > self.mels:
+            raise ValueError(f"mfcc = {self.mfcc} coefficients of mels = {self.mels} bands; take at most as many")
         return self
 
 

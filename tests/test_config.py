@@ -48,6 +48,9 @@ def test_a_refused_override_is_a_config_error(override: str) -> None:
     [
         (["train.schedule=plateau", "train.patience=1"], "patience"),
         (["train.clip_norm=0"], "clip_norm"),
+        (["features.audio.mels=8"], r"features\.audio: .*mfcc = 13 coefficients of mels = 8 bands"),
+        (["features.audio.trim_db=-40"], r"features\.audio\.trim_db"),
+        (["features.audio.trim_db=0"], r"features\.audio\.trim_db"),
         (["train.class_weights=true", "train.classification_weight=0"], "class_weights"),
         (["model.node_encoder=conv"], r"config: .*features.eeg.families"),
     ],
@@ -55,6 +58,23 @@ def test_a_refused_override_is_a_config_error(override: str) -> None:
 def test_settings_that_cannot_work_together_are_refused_by_name(overrides: list[str], field: str) -> None:
     with pytest.raises(ConfigError, match=field):
         config.load(None, overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["features.audio.mels=13"],
+        ["features.audio.mels=8", "features.audio.families=[log_mel]"],
+        [
+            "features.audio.mels=8",
+            "features.audio.encoder=package.module:encoder",
+            "features.audio.encoder_version='1'",
+        ],
+        ["features.audio.trim_db=null"],
+    ],
+)
+def test_more_coefficients_than_bands_matter_only_where_they_are_used(overrides: list[str]) -> None:
+    config.load(None, overrides)
 
 
 def test_every_problem_of_a_file_is_listed_at_once(tmp_path: Path) -> None:

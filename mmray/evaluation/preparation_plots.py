@@ -149,8 +149,8 @@ def audio_of(recording: Recording, settings: Config) -> bytes:
             time_T, frequency_F / 1000, level_FT, cmap="magma", vmin=level_FT.max() - 80, vmax=level_FT.max()
         )
         axis.set(xlabel="s", ylabel="kHz", xlim=(0, len(wave_T) / rate))
-        milliseconds = np.arange(len(spoken.active_F)) / 1000
-        over.fill_between(milliseconds, 0, spoken.active_F, step="post", color=plots.SERIES[1], lw=0)
+        time_s_F = np.arange(len(spoken.active_F)) * spoken.step_s
+        over.fill_between(time_s_F, 0, spoken.active_F, step="post", color=plots.SERIES[1], lw=0)
         over.set(ylim=(0, 1), yticks=[])
         over.set_ylabel("speech", rotation=0, ha="right", va="center")
         over.spines[:].set_visible(False)

@@ -115,7 +115,7 @@ def _of_bands(family: str, bands_SNB: Array, config: EEG) -> Array:
 def band_hz(band: Band | None, config: EEG) -> tuple[float, float]:
     """[low, high) of a band inside the pass-band, Hz; of the whole pass-band for None."""
     low, high = BANDS_HZ[band] if band else (0, None)
-    return max(low, config.highpass_hz), high or config.lowpass_hz
+    return max(low, config.highpass_hz), min(high or config.lowpass_hz, config.lowpass_hz)
 
 
 def band_power(signal_SNT: Array, sampling_rate_hz: float, config: EEG) -> Array:

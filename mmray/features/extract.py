@@ -258,15 +258,27 @@ def clean_eeg(raw: signals.EEGSignal, features: Features, part: stretches.Stretc
     range_S = cleaning.peak_to_peak(signal_SNT)
     kept_S = mendable_S & (range_S <= config.reject_uv)
     if not kept_S.any():
-        raise RecordingError(
-            f"each of its {len(kept_S)} segments exceeds features.eeg.reject_uv={config.reject_uv:g} "
-            f"(median {np.median(range_S):.0f} uV); check scale_to_volts, or raise reject_uv"
-        )
+        raise RecordingError(_why_none(mendable_S, range_S, config, raw.states_unit))
     mains_db = cleaning.mains_db(data_NT, rate, spans, config.line_hz)
     # in place: a second copy would be the task's peak of memory
     for row, segment in enumerate(np.flatnonzero(kept_S)):
         signal_SNT[row] = signal_SNT[segment]
     return CleanEEG(signal_SNT[: kept_S.sum()], why_N, part.start_S, range_S, kept_S, removed, mains_db)
+
+
+def _why_none(mendable_S: NDArray[np.bool_], range_S: eeg.Array, config: EEG, states_unit: bool) -> str:
+    """Why no segment is kept: what autoreject dropped was not judged by its range."""
+    count, dropped = len(mendable_S), int((~mendable_S).sum())
+    if dropped == count:
+        return f"features.eeg.autoreject drops each of its {count} segments; look at the recording, or do without"
+    unit = "correct the unit that the file states" if states_unit else "check features.eeg.scale_to_volts"
+    what = f"each of its {count} segments exceeds"
+    if dropped:
+        what = f"features.eeg.autoreject drops {dropped} of its {count} segments, each of the others exceeds"
+    return (
+        f"{what} features.eeg.reject_uv={config.reject_uv:g} (median {np.median(range_S[mendable_S]):.0f} uV); "
+        f"{unit}, or raise reject_uv"
+    )
 
 
 def _starts(spans: eeg.Spans, rate: float, features: Features) -> NDArray[np.int64]:

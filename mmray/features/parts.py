@@ -18,10 +18,10 @@ from mmray.recordings.sidecar import Stated
 from mmray.schema import Recording
 from mmray.storage import Workspace
 
-_VERSIONS = ("mmray", "mne", "librosa", "scipy", "numpy")
+_VERSIONS = ("mmray", "mne", "librosa", "soxr", "scipy", "numpy")
 
 
-def made_from(recording: Recording, sha: str, stated: Stated | None) -> str:
+def made_from(recording: Recording, features: Features, sha: str, stated: Stated | None) -> str:
     """What a part's rows depend on besides the settings.
 
     The bytes and the rate that a sidecar states of them, the labels that they carry, and the software.
@@ -29,7 +29,7 @@ def made_from(recording: Recording, sha: str, stated: Stated | None) -> str:
     row = recording
     fields = (row.recording_id, row.subject_id, row.pair_id, row.modality, row.session, row.task, row.label, row.reader)
     rate = [] if stated is None else [stated.sampling_rate_hz]
-    return digest(sha, json.dumps(fields), json.dumps(versions()), *rate)
+    return digest(sha, json.dumps(fields), json.dumps(versions(features)), *rate)
 
 
 def write(
@@ -72,7 +72,20 @@ def there(workspace: Workspace, *part: str) -> tuple[int, quality.Decisions | No
         raise WorkspaceError(f"workspace {workspace.root}: cannot read {'/'.join(part)}: {error}") from error
 
 
+def versions(features: Features) -> dict[str, str]:
+    """The software whose change makes a part another: what always counts, and the extras that these settings use."""
+    extras = {
+        "mne-icalabel": features.eeg.ica,
+        "python-picard": features.eeg.ica,
+        "autoreject": features.eeg.autoreject,
+        "opensmile": not features.audio.encoder and "egemaps" in features.audio.families,
+    }
+    return {name: _version(name) for name in (*_VERSIONS, *(name for name, used in extras.items() if used))}
+
+
 @cache
-def versions() -> dict[str, str]:
-    """The software whose change makes a part another."""
-    return {name: importlib.metadata.version(name) for name in _VERSIONS}
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"  # whoever needs it says how to install it

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -103,6 +104,7 @@ def prepare(config: Config, strict: bool = False) -> PrepareSummary:
     key = digest(config.features)
     origin = publishing.provenance(config.features, recordings)
     outcomes: dict[str, Outcome] = {}
+    began_s = time.time()
     with workspace.tidied("features", key):
         with cluster.session(config.cluster), progress.bar("prepare", len(recordings)) as advance:
             for outcome in _run(recordings, config, key):
@@ -111,7 +113,7 @@ def prepare(config: Config, strict: bool = False) -> PrepareSummary:
                 outcomes[outcome.recording_id] = outcome
                 advance(note=outcome.recording_id)
         publishing.refuse_copies(recordings, outcomes)
-        publishing.publish(workspace, key, recordings, outcomes, origin)
+        publishing.publish(workspace, key, recordings, outcomes, origin, began_s)
     summary = _summarise(key, recordings, outcomes)
     listed = "\n".join(f"  {reason}" for _, reason in summary.reasons[:_MOST_REASONS])
     if not sum(summary.segments.values()):
@@ -236,14 +238,15 @@ def _groups(recordings: list[Recording], at_once: int) -> Iterator[list[Recordin
 
     Guided self-scheduling (Polychronopoulos and Kuck 1987, doi 10.1109/TC.1987.5009495), within bounds.
     """
-    ordered = sorted(recordings, key=lambda r: (-r.size_bytes, r.recording_id))
-    left_bytes, first = sum(recording.size_bytes for recording in ordered), 0
+    size_of = {recording.recording_id: signals.bytes_on_disk(recording) for recording in recordings}
+    ordered = sorted(recordings, key=lambda r: (-size_of[r.recording_id], r.recording_id))
+    left_bytes, first = sum(size_of.values()), 0
     while first < len(ordered):
         most_bytes = np.clip(left_bytes / (_SHARE * at_once), *_GROUP_BYTES)
         most = int(np.clip((len(ordered) - first) / (_SHARE * at_once), *_GROUP_RECORDINGS))
-        sizes = itertools.accumulate(recording.size_bytes for recording in ordered[first : first + most])
+        sizes = itertools.accumulate(size_of[recording.recording_id] for recording in ordered[first : first + most])
         group = ordered[first : first + max(1, sum(size <= most_bytes for size in sizes))]
-        left_bytes -= sum(recording.size_bytes for recording in group)
+        left_bytes -= sum(size_of[recording.recording_id] for recording in group)
         first += len(group)
         yield group
 
@@ -251,14 +254,15 @@ def _groups(recordings: list[Recording], at_once: int) -> Iterator[list[Recordin
 def _prepare_one(recording: Recording, features: Features, workspace: Workspace, key: str) -> Outcome:
     sha = ""
     try:
-        sha = signals.content_sha256(recording.path)
+        sha, samples_sha = signals.content(recording.path)
         stated = None if is_uri(recording.path) else stated_rate(Path(recording.path))
-        part = f"{recording.modality}/{recording.recording_id}-{parts.made_from(recording, sha, stated)}.parquet"
+        made_from = parts.made_from(recording, features, sha, stated)
+        part = f"{recording.modality}/{recording.recording_id}-{made_from}.parquet"
         status, there = "unchanged", parts.there(workspace, "features", key, part)
         if there is None:
             status, there = "prepared", parts.write(workspace, ("features", key), part, recording, features, sha)
         rows, decided = there
-        return Outcome(recording.recording_id, status, rows, sha, part, decided=json.dumps(decided))
+        return Outcome(recording.recording_id, status, rows, sha, samples_sha, part, decided=json.dumps(decided))
     except RecordingError as error:
         return Outcome(recording.recording_id, "quarantined", source_sha256=sha, reason=str(error))
     except MmrayError as error:

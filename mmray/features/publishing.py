@@ -25,6 +25,7 @@ class Outcome:
     status: str  # prepared, unchanged, quarantined, or stopped: the run cannot go on
     segments: int = 0
     source_sha256: str = ""
+    samples_sha256: str = ""  # of the file with the samples alone
     part: str = ""
     reason: str = ""
     exit_code: int = 0
@@ -35,13 +36,13 @@ def provenance(features: Features, recordings: list[Recording]) -> dict[str, Any
     """What the preparation of these recordings comes from."""
     return {
         "features": features.model_dump(mode="json"),
-        "versions": versions(),
+        "versions": versions(features),
         "recordings_sha256": catalogue.fingerprint(recordings),
     }
 
 
 def refuse_copies(recordings: list[Recording], outcomes: dict[str, Outcome]) -> None:
-    """Quarantine the same bytes under two people, and all but the first under one.
+    """Quarantine the same samples under two people, and all but the first under one.
 
     Of two people one would be tested on what the other was trained on; one person's segments would count twice.
     """
@@ -49,7 +50,7 @@ def refuse_copies(recordings: list[Recording], outcomes: dict[str, Outcome]) -> 
     for recording in sorted(recordings, key=lambda r: r.recording_id):
         outcome = outcomes[recording.recording_id]
         if outcome.status != "quarantined":
-            same.setdefault(outcome.source_sha256, []).append(recording)
+            same.setdefault(outcome.samples_sha256, []).append(recording)
     for copies in same.values():
         subjects = sorted({recording.subject_id for recording in copies})
         first = copies[0]
@@ -69,8 +70,13 @@ def publish(
     recordings: list[Recording],
     outcomes: dict[str, Outcome],
     origin: dict[str, Any],
+    began_s: float,
 ) -> None:
     """Write quarantine, decisions, parts.parquet and what they come from, and remove parts that nobody names any more.
+
+    Args:
+        began_s: when this preparation did, seconds of the epoch. A part written since that is not its own is another
+            preparation's, which has yet to publish it.
 
     Raises:
         WorkspaceError: a part is not to be seen from here, or the workspace cannot be written.
@@ -97,7 +103,8 @@ def publish(
     if unseen := sorted({row["path"] for row in parts} - there):
         raise WorkspaceError(
             f"workspace {workspace.root}: {len(unseen)} parts that tasks wrote are not to be seen from here, such as "
-            f"{unseen[0]}; on several nodes the workspace must be an object store or a shared disk"
+            f"{unseen[0]}; on several nodes the workspace must be an object store or a shared disk; where another "
+            "prepare of the same workspace ran meanwhile and removed them, run this one again once it is done"
         )
     before = _paths_before(workspace, key)
     workspace.write_table(pa.Table.from_pylist(quarantine, schema=QUARANTINE), *folder, "quarantine.parquet")
@@ -108,7 +115,8 @@ def publish(
     # a reader may still hold the manifest before this one: its parts stay until the next; so do those of copies, which
     # are judged anew each time
     for path in sorted(there - before - {outcome.part for outcome in outcomes.values()}):
-        workspace.delete(*folder, path)
+        if (workspace.modified(*folder, path) or began_s) < began_s:
+            workspace.delete(*folder, path)
 
 
 def _paths_before(workspace: Workspace, key: str) -> set[str]:

@@ -68,8 +68,9 @@ def active(speech: Speech, start_s_S: NDArray[np.floating[Any]], segment_s: floa
 
 
 def clipped(data_CT: Array) -> float:
-    """Share of samples at full scale in any channel."""
-    return float(((data_CT >= _FULL_SCALE) | (data_CT <= -_FULL_SCALE)).any(0).mean())
+    """Share of samples at full scale in any channel; a float beyond it was not clipped there."""
+    size_CT = np.abs(data_CT)
+    return float(((size_CT >= _FULL_SCALE) & (size_CT <= 1)).any(0).mean())
 
 
 def lost(start_s: float, stop_s: float, segments: int, why: str) -> Decisions:

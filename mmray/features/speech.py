@@ -10,7 +10,7 @@ from scipy import ndimage, signal
 
 Array = NDArray[np.float32]
 
-_STEP_S = 0.001  # the envelope is worked out on means of so long
+_STEP_S = 0.001  # the envelope is worked out on means of about so long: of whole samples
 _CONSTANT_S, _HANGOVER_S = 0.03, 0.2
 _MARGIN_DB = 15.9  # of the active level over the threshold
 _LOWEST_DB = -120.0
@@ -21,13 +21,15 @@ class Speech:
     """What P.56 says of a clip.
 
     Attributes:
-        active_F: milliseconds with speech, pauses up to 0.2 s counted with it.
+        active_F: steps with speech, pauses up to 0.2 s counted with it.
+        step_s: seconds a step; 22 samples of 22,050 a second are not a millisecond.
         level_dbfs: mean power while active, dB of a full-scale square wave's.
         noise_dbfs: median power of the rest, since the envelope is late at an onset; None with less than 0.1 s of it.
         peak_dbfs: largest sample.
     """
 
     active_F: NDArray[np.bool_]
+    step_s: float
     level_dbfs: float
     noise_dbfs: float | None
     peak_dbfs: float
@@ -39,7 +41,7 @@ class Speech:
 
     def active_fraction(self, start_s: float, stop_s: float) -> float:
         """Share of a stretch of time that is speech; 0 of an empty one."""
-        some_F = self.active_F[round(start_s / _STEP_S) : round(stop_s / _STEP_S)]
+        some_F = self.active_F[round(start_s / self.step_s) : round(stop_s / self.step_s)]
         return float(some_F.mean()) if len(some_F) else 0.0
 
 
@@ -68,6 +70,7 @@ def active_speech(wave_T: Array, sampling_rate_hz: int) -> Speech:
     rest_F = power_F[~active_F]
     return Speech(
         active_F,
+        step / sampling_rate_hz,
         level_dbfs=_db(power_F.sum() / max(1, active_F.sum())),
         noise_dbfs=_db(float(np.median(rest_F))) if len(rest_F) * step >= 0.1 * sampling_rate_hz else None,
         peak_dbfs=_db(float(np.abs(wave_T).max()) ** 2),

@@ -64,6 +64,7 @@ def _of_each(
     """Mean over the band of an estimate F x N x N from each segment's spectra F x N x K."""
     samples = signal_SNT.shape[-1]
     window = samples // 4
+    starts = slice(0, 7 * (window // 2), window // 2)  # no further, where a short segment's rounding leaves room
     frequency_F = fft.rfftfreq(max(window, 1), 1 / sampling_rate_hz)
     inside_F = (frequency_F >= band_hz[0]) & (frequency_F < band_hz[1]) & (frequency_F > 0)
     if not inside_F.any():
@@ -76,7 +77,7 @@ def _of_each(
     for segment, row_NT in enumerate(signal_SNT):
         # first the whole, then each window: the mean of a constant is not that constant to float32's last bit
         centred_NT = row_NT - row_NT.mean(-1, keepdims=True)
-        view_NKT = np.lib.stride_tricks.sliding_window_view(centred_NT, window, axis=-1)[:, :: window - window // 2]
+        view_NKT = np.lib.stride_tricks.sliding_window_view(centred_NT, window, axis=-1)[:, starts]
         spectra_NKF = fft.rfft((view_NKT - view_NKT.mean(-1, keepdims=True)) * hann_T)[..., inside_F]
         alike_SNN[segment] = estimate(spectra_NKF.transpose(2, 0, 1)).mean(0)
     return np.clip(alike_SNN, 0, 1)

@@ -36,6 +36,16 @@ def electrode_names(names: Sequence[str]) -> tuple[str, ...]:
     return clean
 
 
+def are_electrodes(names: Sequence[str]) -> list[bool]:
+    """Which channels are electrodes, by their names.
+
+    Names of an EGI net or a BioSemi cap count where none is of the 10-05 system: a polysomnogram's E1 and E2 are eyes.
+    """
+    named = [(_electrode(name) or "").casefold() for name in names]
+    tens = [name in _ten_five() for name in named]
+    return tens if any(tens) else [bool(name) for name in named]
+
+
 def _electrode(name: str) -> str | None:
     spelt = _SPELT.fullmatch(name.strip())
     if spelt is None or spelt["name"].casefold() not in _known():
@@ -47,9 +57,13 @@ def _electrode(name: str) -> str | None:
 
 @cache
 def _known() -> frozenset[str]:
-    import mne
-
-    montage = mne.channels.make_standard_montage("colin27_1005")
     egi = [f"E{number}" for number in range(1, 257)]
     biosemi = [f"{row}{number}" for row in "ABCDEFGH" for number in range(1, 33)]
-    return frozenset(name.casefold() for name in (*montage.ch_names, *egi, *biosemi))
+    return frozenset(name.casefold() for name in (*_ten_five(), *egi, *biosemi))
+
+
+@cache
+def _ten_five() -> frozenset[str]:
+    import mne
+
+    return frozenset(name.casefold() for name in mne.channels.make_standard_montage("colin27_1005").ch_names)

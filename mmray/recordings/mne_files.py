@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmray.errors import RecordingError
+from mmray.recordings import edf_header
 from mmray.recordings.electrodes import electrode_names
 from mmray.recordings.matlab import MOST_SAMPLES
 from mmray.recordings.sidecar import refuse_conflict
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 Spans = tuple[tuple[int, int], ...]
 
+_JOINTS = ("boundary", "BAD boundary", "EDGE boundary")  # EEGLAB's, and MNE's where it concatenates
+_NEW_SEGMENT = "New Segment/"  # BrainVision's, before its own description
 _MOST_BYTES = 4 * MOST_SAMPLES  # EEGLAB writes float32
 
 
@@ -31,8 +34,9 @@ def opened(path: Path) -> tuple[float, tuple[str, ...], int, Spans, Callable[[in
         reads the samples [start, stop) as C x (stop - start) volts.
 
     Raises:
-        RecordingError: MNE cannot read the file, or its data lies outside its folder, two channels are one electrode,
-            a BIDS sidecar states another rate, or it is too large to be read whole and cannot be read otherwise.
+        RecordingError: MNE cannot read the file, it was cut short, its data lies outside its folder, two channels are
+            one electrode, its electrodes have several rates, a BIDS sidecar states another rate, or it is too large to
+            be read whole and cannot be read otherwise.
     """
     with _readable(path):
         raw = _raw(path)
@@ -74,22 +78,25 @@ def _readable(path: Path) -> Iterator[None]:
 def spans(raw: mne.io.BaseRaw) -> Spans:
     """Sample ranges between joints, gaps and what someone marked as bad.
 
-    EEGLAB's and BrainVision's `boundary` and `New Segment` are joints; an annotation that begins with BAD, as MNE's
+    EEGLAB's `boundary`, MNE's `BAD boundary` and `EDGE boundary` and BrainVision's `New Segment/` are joints, and no
+    other words are: a `word boundary` is an event of the experiment. An annotation that begins with BAD, as MNE's
     convention has it (BAD_ACQ_SKIP, a filled gap, is one), is cut out for as long as it lasts.
     """
     notes = raw.annotations
     gaps = []  # a boundary's duration tells how much is gone already, so it is a gap of no samples
     for onset, duration, text in zip(notes.onset, notes.duration, notes.description, strict=True):
-        if "boundary" in text.lower() or "new segment" in text.lower():
+        if text in _JOINTS or text.startswith(_NEW_SEGMENT):
             gaps.append((onset, 0.0))
         elif text.upper().startswith("BAD"):
             gaps.append((onset, duration))
-    kept, start = [], 0
+    kept, start, samples = [], 0, int(raw.n_times)
     for onset, duration in sorted(gaps):
-        first, last = raw.time_as_index([onset, onset + duration], use_rounding=True, origin=notes.orig_time).tolist()
-        kept.append((start, first))
+        # onsets count from the measurement's start, dated or not; a cropped file's first sample is later than that
+        begin_s = onset - raw.first_time
+        first, last = raw.time_as_index([begin_s, begin_s + duration], use_rounding=True).tolist()
+        kept.append((start, min(first, samples)))
         start = max(start, last)
-    kept.append((start, int(raw.n_times)))
+    kept.append((start, samples))
     return tuple((start, stop) for start, stop in kept if start < stop)
 
 
@@ -100,9 +107,11 @@ def _raw(path: Path) -> Any:
     if suffix == ".raw":
         return mne.io.read_raw_egi(path, preload=False, events_as_annotations=True, verbose="error")
     if suffix in (".edf", ".bdf"):
-        with path.open("rb") as file:
-            if file.read(256)[192:197] in (b"EDF+D", b"BDF+D"):
-                raise ValueError("its records are not contiguous, EDF+D, and MNE would join them; export EDF+C")
+        header = edf_header.read(path)
+        edf_header.refuse_cut(path, header)
+        if not header.contiguous:
+            raise ValueError("its records are not contiguous, EDF+D, and MNE would join them; export EDF+C")
+        return mne.io.read_raw(path, exclude=edf_header.other_rates(path, header), preload=False, verbose="error")
     if suffix == ".set" and (size := path.stat().st_size) > _MOST_BYTES:
         raise RecordingError(
             f"{path}: {size >> 20} MiB with the samples inside, which cannot be read in parts; save it as two files "

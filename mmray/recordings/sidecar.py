@@ -56,7 +56,9 @@ def _sidecars(path: Path) -> Iterator[Path]:
         yield own
     entities = set(path.stem.split("_"))
     folder = path.parent
-    while folder.name == "eeg" or folder.name.startswith(("ses-", "sub-")):
-        folder = folder.parent
-        shared = [file for file in folder.glob("*_eeg.json") if set(file.stem.split("_")) <= entities]
+    while True:
+        shared = [file for file in folder.glob("*_eeg.json") if set(file.stem.split("_")) <= entities and file != own]
         yield from sorted(shared, key=lambda file: (-len(file.stem.split("_")), file.name))
+        if folder.name != "eeg" and not folder.name.startswith(("ses-", "sub-")):
+            return
+        folder = folder.parent

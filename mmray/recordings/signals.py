@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +18,7 @@ import pyarrow.fs as pafs
 from numpy.typing import NDArray
 
 from mmray.errors import RecordingError
-from mmray.recordings import archive, feis_epochs, matlab, mne_files, modma_text, sound
+from mmray.recordings import archive, beside, feis_epochs, matlab, mne_files, modma_text, sound
 from mmray.recordings.formats import COMPANIONS
 from mmray.recordings.matlab import MOST_SAMPLES
 from mmray.schema import Recording
@@ -34,17 +36,19 @@ class EEGSignal:
         sampling_rate_hz: samples a second.
         channels: C electrode names, as the file or its montage spells them.
         spans: sample ranges [start, stop) without a discontinuity inside, in order; samples outside are no signal.
+        states_unit: the file says what its unit is, and features.eeg.scale_to_volts was not asked.
     """
 
     data_CT: NDArray[np.float64]
     sampling_rate_hz: float
     channels: tuple[str, ...]
     spans: Spans
+    states_unit: bool = False
 
 
 @dataclass(frozen=True)
 class AudioSignal:
-    """Sound over time: data_CT is float32 in [-1, 1], C channels x T samples."""
+    """Sound over time: data_CT is float32, full scale 1, C channels x T samples; a file of floats may reach beyond."""
 
     data_CT: NDArray[np.float32]
     sampling_rate_hz: float
@@ -58,6 +62,7 @@ class EEGFile:
         samples: T, of each channel.
         spans: as EEGSignal's, of the whole recording.
         volts: reads the samples [start, stop) as C x (stop - start) float64.
+        states_unit: as EEGSignal's.
     """
 
     sampling_rate_hz: float
@@ -65,11 +70,13 @@ class EEGFile:
     samples: int
     spans: Spans
     volts: Callable[[int, int], NDArray[np.float64]]
+    states_unit: bool = False
 
     def read(self, start: int, stop: int) -> EEGSignal:
         """The samples [start, stop); spans count from `start`. Raises RecordingError where the file is damaged."""
         inside = spans_within(self.spans, start, stop)
-        return EEGSignal(self.volts(start, stop), self.sampling_rate_hz, self.channels, inside)
+        data_CT = self.volts(start, stop)
+        return EEGSignal(data_CT, self.sampling_rate_hz, self.channels, inside, self.states_unit)
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ class AudioFile:
     """An open recording of sound, T samples of each of C channels.
 
     Attributes:
-        sound: reads the samples [start, stop) as C x (stop - start) float32 in [-1, 1]; fewer where the file ends.
+        sound: reads the samples [start, stop) as C x (stop - start) float32, full scale 1.
     """
 
     sampling_rate_hz: float
@@ -101,7 +108,7 @@ def open_eeg(recording: Recording, scale_to_volts: float) -> Iterator[EEGFile]:
     """Open a recording's EEG.
 
     Args:
-        recording: its `path` may be a URI; the file is then copied for as long as it is open.
+        recording: its `path` may be a URI; it is then copied, with a header's data files, for as long as it is open.
         scale_to_volts: volts in one unit of files that state no unit (MODMA, FEIS: 1e-6); formats that MNE reads
             state theirs, and it is not applied to them.
 
@@ -168,34 +175,61 @@ def _refuse_long(recording: Recording, samples: int, channels: int, sampling_rat
         raise RecordingError(f"{recording.path}: {hours:.1f} h of {channels} channels are too much to be read at once")
 
 
-def content_sha256(path: str) -> str:
-    """SHA-256 of a recording's bytes, local or at a URI; a header's data files (.fdt, .eeg, .vmrk) count with it.
+class Content(NamedTuple):
+    """Of a recording's bytes, each file read once.
+
+    Attributes:
+        sha256: of its file; of the digests of all its files where a header has others beside it.
+        samples_sha256: of the file that holds the samples alone, which a renamed copy of a header shares.
+    """
+
+    sha256: str
+    samples_sha256: str
+
+
+def content(path: str) -> Content:
+    """Digests of a recording, local or at a URI, and of the files beside it that its reader opens.
 
     Raises:
-        RecordingError: the file cannot be read.
+        RecordingError: a file cannot be read.
     """
     try:
-        if is_uri(path):
-            filesystem, inside = pafs.FileSystem.from_uri(path)
-            with filesystem.open_input_file(inside) as remote:
-                return hashlib.file_digest(remote, "sha256").hexdigest()
-        digest = hashlib.sha256()
-        for file in (Path(path), *_data_files(path)):
-            with file.open("rb") as stream:
-                hashlib.file_digest(stream, lambda: digest)  # goes on with the same digest
-        return digest.hexdigest()
+        if not is_uri(path):
+            return _content(Path(path))
+        filesystem, inside = pafs.FileSystem.from_uri(path)
+        if PurePosixPath(inside).suffix.lower() in COMPANIONS:
+            with _local(path) as copy:
+                return _content(copy)
+        with filesystem.open_input_file(inside) as remote:
+            sha = hashlib.file_digest(remote, "sha256").hexdigest()
+        return Content(sha, sha)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise RecordingError(f"{path}: cannot be read: {error}") from error
 
 
+def content_sha256(path: str) -> str:
+    """`content`'s digest of all files. Raises RecordingError where one cannot be read."""
+    return content(path).sha256
+
+
+def _content(path: Path) -> Content:
+    samples = {path.with_name(name) for name in beside.names(path).samples}
+    sha_of = {}
+    for file in (path, *beside.there(path)):
+        with file.open("rb") as stream:
+            sha_of[file] = hashlib.file_digest(stream, "sha256").hexdigest()
+    own, *others = sha_of.values()
+    whole = hashlib.sha256(" ".join(sha_of.values()).encode()).hexdigest() if others else own
+    return Content(whole, next((sha for file, sha in sha_of.items() if file in samples), whole))
+
+
 def bytes_on_disk(recording: Recording) -> int:
-    """A recording's size with a header's data files; those at a URI are not counted."""
+    """A recording's size with the files beside it; those at a URI are not counted."""
     return recording.size_bytes + sum(file.stat().st_size for file in _data_files(recording.path))
 
 
 def _data_files(path: str) -> list[Path]:
-    suffixes = () if is_uri(path) else COMPANIONS.get(Path(path).suffix.lower(), ())
-    return [file for suffix in suffixes if (file := Path(path).with_suffix(suffix)).is_file()]
+    return [] if is_uri(path) else beside.there(Path(path))
 
 
 @contextmanager
@@ -218,12 +252,20 @@ def _local(path: str) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="mmray-") as folder:
             filesystem, inside = pafs.FileSystem.from_uri(path)
             copy = Path(folder) / Path(inside).name
-            with filesystem.open_input_stream(inside) as remote, copy.open("wb") as file:
-                shutil.copyfileobj(remote, file)
+            _fetch(filesystem, inside, copy)
+            for name in itertools.chain(*beside.names(copy)):
+                other = str(PurePosixPath(inside).with_name(name))
+                if filesystem.get_file_info(other).type == pafs.FileType.File:
+                    _fetch(filesystem, other, copy.with_name(name))
             _refuse_empty(copy, path)
             yield copy
     except (OSError, pa.ArrowException) as error:
         raise RecordingError(f"{path}: cannot be read: {error}") from error
+
+
+def _fetch(filesystem: pafs.FileSystem, place: str, copy: Path) -> None:
+    with filesystem.open_input_stream(place) as remote, copy.open("wb") as file:
+        shutil.copyfileobj(remote, file)
 
 
 def _refuse_empty(file: Path, path: str) -> None:
@@ -255,7 +297,7 @@ def _in_memory(
 
 
 def _mne(path: Path, scale_to_volts: float) -> EEGFile:
-    return EEGFile(*mne_files.opened(path))
+    return EEGFile(*mne_files.opened(path), states_unit=True)
 
 
 @contextmanager

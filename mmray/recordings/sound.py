@@ -26,7 +26,7 @@ def opened(path: Path) -> Iterator[tuple[float, int, int, Callable[[int, int], N
 
     Yields:
         The sampling rate in Hz, the number of channels C and of samples T, and what reads the samples [start, stop) as
-        C x (stop - start) float32 in [-1, 1].
+        C x (stop - start) float32, full scale 1; only a file of floats reaches beyond.
 
     Raises:
         RecordingError: the file is damaged, cut short, empty, or no sound.
@@ -42,24 +42,40 @@ def opened(path: Path) -> Iterator[tuple[float, int, int, Callable[[int, int], N
             )
         if not _RATES_HZ[0] <= rate <= _RATES_HZ[1]:
             raise RecordingError(f"{path}: its header claims {rate} samples a second; export the clip again")
-        windows = _Windows(file)
+        floats = file.subtype in ("FLOAT", "DOUBLE")
+        windows, estimated = _Windows(file), file.format == "MP3" and not _says_how_long(path)
 
         def sound(start: int, stop: int) -> NDArray[np.float32]:
             with _readable(path):
                 data_TC = windows.read(start, stop)
-            if len(data_TC) == 0:
+            short = len(data_TC) < min(stop, promised) - start
+            whole = start == 0 and stop >= promised and len(data_TC) > 0
+            if short and not (estimated and whole):
                 raise RecordingError(
-                    f"{path}: ends before the {promised} samples that its header promises; export the clip again"
+                    f"{path}: its header promises {promised} samples, it ends after {start + len(data_TC)}; "
+                    "it was cut short, copy or export it again"
                 )
             peak = float(np.maximum(data_TC.max(), -data_TC.min()))
             if not peak <= _OVERSHOOT:
                 raise RecordingError(
                     f"{path}: samples are NaN or far beyond full scale (peak {peak:g}); export it as PCM"
                 )
-            # lossy decoders overshoot full scale a little
-            return np.ascontiguousarray(np.clip(data_TC, -1, 1, out=data_TC).T)
+            if not floats:  # lossy decoders overshoot full scale a little; floats may lie beyond it and be whole
+                np.clip(data_TC, -1, 1, out=data_TC)
+            return np.ascontiguousarray(data_TC.T)
 
         yield float(rate), file.channels, promised, sound
+
+
+def _says_how_long(path: Path) -> bool:
+    """Whether an MP3's first frame states its length; else mpg123 goes by the file's size, and is some frames off."""
+    with path.open("rb") as file:
+        head = file.read(10)
+        if head[:3] == b"ID3":
+            tag_bytes = sum(byte << 7 * place for place, byte in enumerate(reversed(head[6:10])))
+            file.seek(len(head) + tag_bytes)
+        first = head + file.read(4096)
+    return any(mark in first for mark in (b"Xing", b"Info", b"VBRI"))
 
 
 class _Windows:

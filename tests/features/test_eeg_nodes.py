@@ -34,6 +34,14 @@ def pink(exponent, segments=8, nodes=4, samples=1000, seed=0):
     return (300 * np.fft.irfft(spectrum, whole)[..., :samples]).astype(np.float32)
 
 
+@pytest.mark.parametrize(
+    ("band", "expected"),
+    [("delta", (1, 4)), ("alpha", (8, 13)), ("beta", (13, 25)), ("gamma", (30, 25)), (None, (1, 25))],
+)
+def test_a_band_ends_where_the_pass_band_does(band, expected):
+    assert eeg_nodes.band_hz(band, EEG(highpass_hz=1, lowpass_hz=25)) == expected
+
+
 @pytest.mark.parametrize(("hertz", "band"), [(2, "delta"), (6, "theta"), (10, "alpha"), (20, "beta"), (38, "gamma")])
 def test_differential_entropy_of_a_sine_is_that_of_its_variance(hertz, band):
     amplitude_uv = 12.0

@@ -10,12 +10,13 @@ import soundfile
 
 from mmray.config import EEG, Audio, Features, Similarity
 from mmray.errors import ConfigError, RecordingError
-from mmray.features import eeg_nodes
+from mmray.features import artefacts, eeg_nodes
 from mmray.features.extract import decisions, extract, shape
 from mmray.features.table import from_table
 from mmray.recordings.signals import content_sha256
 from mmray.schema import features_schema
 from tests.features.recordings import EEGLAB, FEIS, recording
+from tests.recordings.made_files import rhythms, write_edf
 
 
 def write_wav(path, seconds=9.0, channels=1, level=0.1):
@@ -233,7 +234,7 @@ def silent_clip(path):
     ("make", "reason"),
     [
         (too_many_bad, "50 of 128 electrodes are bad.*max_bad_fraction"),
-        (wrong_scale, "reject_uv"),
+        (wrong_scale, r"each of its 5 segments exceeds .*reject_uv=200 .*; check features\.eeg\.scale_to_volts, or"),
         (too_short, "lower features.eeg.segment_s"),
         (all_constant, "128 of 128 electrodes are bad"),
         (all_nan, "every EEG sample is NaN"),
@@ -246,6 +247,30 @@ def test_an_unusable_recording_is_refused_by_file_and_reason(tmp_path, make, rea
     with pytest.raises(RecordingError, match=reason) as caught:
         extract(file, Features())
     assert str(caught.value).count(file.path) == 1
+
+
+def test_a_wrong_unit_of_a_file_that_states_one_is_the_files(tmp_path):
+    names = ["F3", "F4", "C3", "C4", "O1", "O2"]
+    file = recording(write_edf(tmp_path / "a.edf", 20 * rhythms(6, 20, 100), names, 100), "eeg", "mne")
+    config = EEG(montage="standard_1020", channels=tuple(names), neighbours=3, lowpass_hz=40)
+    with pytest.raises(
+        RecordingError, match=r"exceeds .*reject_uv=200 .*; correct the unit that the file states, or raise"
+    ):
+        extract(file, Features(eeg=config))
+
+
+@pytest.mark.parametrize(
+    ("kept", "reason"),
+    [
+        (0, r"features\.eeg\.autoreject drops each of its 5 segments; look at"),
+        (2, r"autoreject drops 3 of its 5 segments, each of the others exceeds .*reject_uv=0\.1 .*scale_to_volts"),
+    ],
+)
+def test_what_autoreject_drops_does_not_exceed_a_range(tmp_path, monkeypatch, kept, reason):
+    monkeypatch.setattr(artefacts, "repair_segments", lambda signal_SNT, *_: (signal_SNT, np.arange(5) < kept))
+    file = recording(write_mat(tmp_path / "r.mat", resting()), "eeg", "modma-mat")
+    with pytest.raises(RecordingError, match=reason):
+        extract(file, Features(eeg=EEG(autoreject=True, reject_uv=0.1)))
 
 
 def test_wrong_electrodes_are_refused(real_data):

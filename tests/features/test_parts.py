@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from mmray.config import EEG, Audio, Features
 from mmray.errors import RecordingError, WorkspaceError
 from mmray.features import parts, pipeline, stretches
 from mmray.features.extract import decisions, extract
@@ -176,3 +177,44 @@ def test_what_a_task_reserves_counts_a_headers_data_files(tmp_path):
     (tmp_path / "b.fdt").write_bytes(bytes(1 << 20))
     assert pipeline._bytes_of(sized(tmp_path / "a.vhdr", 1000)) == 6 * ((1 << 20) + 1000)
     assert pipeline._bytes_of(sized(tmp_path / "b.set", 12 << 30)) == 24 * stretches.EEG_SAMPLES
+
+
+EXTRAS = {
+    "mne-icalabel": Features(eeg=EEG(ica=True)),
+    "python-picard": Features(eeg=EEG(ica=True)),
+    "autoreject": Features(eeg=EEG(autoreject=True)),
+    "opensmile": Features(audio=Audio(families=("egemaps",))),
+}
+
+
+@pytest.fixture
+def upgraded(monkeypatch):
+    """Tells what a part is named before and after a package is upgraded."""
+
+    def names(package, features, file):
+        told = []
+        for version in ("1", "2"):
+            parts._version.cache_clear()
+            version_of = {package: version}
+            monkeypatch.setattr(parts.importlib.metadata, "version", lambda name, of=version_of: of.get(name, "0"))
+            told.append(parts.made_from(file, features, "sha", None))
+        parts._version.cache_clear()
+        return told
+
+    return names
+
+
+@pytest.mark.parametrize("package", ["mmray", "mne", "librosa", "soxr", "scipy", "numpy", *EXTRAS])
+def test_a_part_is_another_once_software_that_decides_its_rows_is(tmp_path, upgraded, package):
+    before, after = upgraded(package, EXTRAS.get(package, SETTINGS), edf_of(tmp_path / "a.edf", drifting(2)))
+    assert before != after
+
+
+@pytest.mark.parametrize("package", list(EXTRAS))
+def test_an_extra_that_the_settings_leave_alone_is_no_reason_to_prepare_anew(tmp_path, upgraded, package):
+    before, after = upgraded(package, SETTINGS, edf_of(tmp_path / "a.edf", drifting(2)))
+    assert before == after
+
+
+def test_a_package_that_is_not_there_is_left_to_whoever_needs_it():
+    assert parts._version("mmray-no-such-package") == "none"

@@ -183,7 +183,7 @@ def test_published_rows_are_what_the_parts_and_the_summary_count(undisturbed):
 def test_provenance_names_settings_versions_and_counts(undisturbed):
     provenance = Workspace(str(undisturbed[0])).read_json("features", KEY, "provenance.json")
     assert provenance["features"] == FEIS.model_dump(mode="json")
-    assert set(provenance["versions"]) == {"mmray", "mne", "librosa", "scipy", "numpy"}
+    assert set(provenance["versions"]) == {"mmray", "mne", "librosa", "soxr", "scipy", "numpy"}
     assert provenance["counts"] == {"prepared": 20, "quarantined": 5}
 
 
@@ -439,6 +439,19 @@ def test_many_small_recordings_share_tasks_and_the_last_tasks_are_short():
     assert counts[0] == 32
     assert counts[-3] == 8
     assert counts == sorted(counts, reverse=True)
+
+
+def test_a_headers_recording_weighs_what_its_data_files_weigh(tmp_path):
+    headers = []
+    for number in range(8):
+        header = tmp_path / f"{number}.vhdr"
+        header.write_text(f"[Common Infos]\nDataFile={number}.eeg\n")
+        with header.with_suffix(".eeg").open("wb") as data:
+            data.truncate((100 + number) << 20)  # sparse
+        headers.append(recording(header, "eeg", "mne"))
+    groups = [[Path(item.path).stem for item in group] for group in pipeline._groups(headers, 1)]
+    assert groups[0] == ["7", "6", "5"]  # of 320 MiB at most
+    assert [name for group in groups for name in group] == list("76543210")
 
 
 def descendants(pid: int) -> list[int]:

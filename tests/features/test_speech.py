@@ -73,6 +73,16 @@ def test_a_second_of_speech_among_silence_is_where_it_is():
     assert told.active_fraction(7, 8) == 0
 
 
+@pytest.mark.parametrize("rate", [8000, 11_025, 22_050, 44_100])
+def test_speech_lies_where_it_is_however_many_samples_a_second(rate):
+    wave = np.random.default_rng(0).normal(0, 1e-4, 200 * rate).astype(np.float32)
+    wave[180 * rate : 190 * rate] *= 1000
+    told = active_speech(wave, rate)
+    assert told.active_fraction(180.05, 190.0) == 1
+    assert told.active_fraction(170.0, 179.99) == 0
+    assert told.active_fraction(190.45, 200.0) == 0
+
+
 def test_without_a_pause_no_noise_is_told():
     told = active_speech(noise(2, -20), RATE)
     assert told.active_F.mean() > 0.95

@@ -39,10 +39,23 @@ def pairwise(function, x_SNT):
     return np.array([[[function(a, b) for b in rows] for a in rows] for rows in x_SNT.astype(float)])
 
 
+def windows(samples):
+    """Of a quarter of the segment each, half overlapping, for scipy."""
+    window = samples // 4
+    return {"nperseg": window, "noverlap": window - window // 2}
+
+
+@pytest.mark.parametrize("samples", [128, 256, 500, 1000, 205, 300, 511, 31, 19])
+def test_there_are_seven_windows_however_long_a_segment_is(samples):
+    seen = []
+    connectivity._of_each(mixed(samples), RATE, (0, RATE), lambda x_FNK: seen.append(x_FNK.shape[2]) or np.zeros(1))
+    assert seen == [7, 7]
+
+
 @LAYOUTS
 def test_coherence_is_scipys_of_every_pair(samples, band):
     def of_pair(a, b):
-        frequency, value = signal.coherence(a, b, RATE, nperseg=samples // 4)
+        frequency, value = signal.coherence(a, b, RATE, **windows(samples))
         return value[inside(frequency, band)].mean()
 
     x = mixed(samples)
@@ -52,8 +65,8 @@ def test_coherence_is_scipys_of_every_pair(samples, band):
 @LAYOUTS
 def test_imaginary_coherence_is_from_scipys_cross_spectrum_of_every_pair(samples, band):
     def of_pair(a, b):
-        frequency, cross = signal.csd(a, b, RATE, nperseg=samples // 4)
-        own, other = (signal.welch(row, RATE, nperseg=samples // 4)[1] for row in (a, b))
+        frequency, cross = signal.csd(a, b, RATE, **windows(samples))
+        own, other = (signal.welch(row, RATE, **windows(samples))[1] for row in (a, b))
         return np.abs(cross.imag / np.sqrt(own * other))[inside(frequency, band)].mean()
 
     x = mixed(samples)
@@ -62,7 +75,7 @@ def test_imaginary_coherence_is_from_scipys_cross_spectrum_of_every_pair(samples
 
 def naive_wpli(a, b, window, band):
     """Vinck's debiased estimator as a mean over pairs of windows: sum I_j I_k over sum |I_j I_k|, j other than k."""
-    step, shape = window - window // 2, signal.get_window("hann", window)
+    step, shape = window // 2, signal.get_window("hann", window)
     found = []
     for cycles in range(1, window // 2 + 1):
         if not band[0] <= cycles * RATE / window < band[1]:

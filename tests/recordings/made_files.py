@@ -16,11 +16,25 @@ def rhythms(channels: int, seconds: float, rate: int, seed: int = 0) -> np.ndarr
     return shared_T * rng.uniform(0.7, 1.3, (channels, 1)) + rng.normal(0, 4, (channels, len(time_T)))
 
 
-def write_edf(path: Path, data_uv_CT: np.ndarray, names: list[str], rate: int, reserved: str = "") -> Path:
-    """EDF (16 bits) or BDF (24 bits), by the suffix, in records of one second, physical range ±3276.7 µV."""
+def write_edf(
+    path: Path,
+    data_uv_CT: np.ndarray,
+    names: list[str],
+    rate: int,
+    reserved: str = "",
+    others: dict[str, np.ndarray] | None = None,
+) -> Path:
+    """EDF (16 bits) or BDF (24 bits), by the suffix, in records of one second, physical range ±3276.7 µV.
+
+    Args:
+        others: channels of rates of their own by name, µV, after the others; as long as those.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     bits = 24 if path.suffix.lower() == ".bdf" else 16
-    count, records = len(names), data_uv_CT.shape[1] // rate
+    records = data_uv_CT.shape[1] // rate
+    channels = [*zip(names, data_uv_CT, strict=True), *(others or {}).items()]
+    names, count = [name for name, _ in channels], len(channels)
+    rates = [len(data_T) // records for _, data_T in channels] if others else [rate] * count
     top = 2 ** (bits - 1) - 1
 
     def text(value: object, width: int) -> bytes:
@@ -32,14 +46,14 @@ def write_edf(path: Path, data_uv_CT: np.ndarray, names: list[str], rate: int, r
     head += text(records, 8) + text(1, 8) + text(count, 4)
     columns = [
         (names, 16), (["AgAgCl"] * count, 80), (["uV"] * count, 8), (["-3276.7"] * count, 8), (["3276.7"] * count, 8),
-        ([-top] * count, 8), ([top] * count, 8), ([""] * count, 80), ([rate] * count, 8), ([""] * count, 32),
+        ([-top] * count, 8), ([top] * count, 8), ([""] * count, 80), (rates, 8), ([""] * count, 32),
     ]  # fmt: skip
     head += b"".join(text(value, width) for values, width in columns for value in values)
-    digital_CT = np.rint(data_uv_CT / 3276.7 * top).astype("<i4")
+    digital = [np.rint(data_T / 3276.7 * top).astype("<i4") for _, data_T in channels]
     body = bytearray()
     for record in range(records):
-        for channel_T in digital_CT[:, record * rate : (record + 1) * rate]:
-            body += channel_T.astype("<i4").view(np.uint8).reshape(-1, 4)[:, : bits // 8].tobytes()
+        for channel_T, own in zip(digital, rates, strict=True):
+            body += channel_T[record * own : (record + 1) * own].view(np.uint8).reshape(-1, 4)[:, : bits // 8].tobytes()
     path.write_bytes(head + bytes(body))
     return path
 

@@ -171,6 +171,60 @@ def test_records_with_gaps_between_them_are_refused(tmp_path, data):
         read_eeg(recording(path, "mne"), 1.0)
 
 
+@pytest.mark.parametrize("suffix", ["edf", "bdf"])
+@pytest.mark.parametrize("lost", [1, 4000])
+def test_an_edf_cut_short_is_refused(tmp_path, data, suffix, lost):
+    path = write(tmp_path, suffix, data)
+    path.write_bytes(path.read_bytes()[:-lost])
+    with pytest.raises(RecordingError, match=r"promises 6 records, .* it was cut short"):
+        read_eeg(recording(path, "mne"), 1.0)
+
+
+def test_an_edf_whose_recorder_never_wrote_how_long_it_is_is_read(tmp_path, data):
+    path = write(tmp_path, "edf", data)
+    content = bytearray(path.read_bytes())
+    content[236:244] = b"-1      "
+    path.write_bytes(content)
+    assert read_eeg(recording(path, "mne"), 1.0).data_CT.shape == data.shape
+
+
+def fast(data, rate, label="ECG"):
+    """A channel beside the electrodes that has a rate of its own."""
+    seconds = data.shape[1] // RATE
+    return {label: 100 * np.sin(np.arange(seconds * rate) / 7)}
+
+
+@pytest.mark.parametrize("suffix", ["edf", "bdf"])
+@pytest.mark.parametrize("others", [{"ECG": 512}, {"SaO2": 1}, {"ECG": 1000, "Temp": 4, "E1-M2": 256, "Status": 400}])
+def test_channels_of_other_rates_leave_the_electrodes_as_they_are(tmp_path, data, suffix, others):
+    beside = {label: channel for name, rate in others.items() for label, channel in fast(data, rate, name).items()}
+    path = write_edf(tmp_path / f"sub-01_eeg.{suffix}", data, NAMES, RATE, others=beside)
+    sidecar(path.with_suffix(".json"), RATE)
+    with open_eeg(recording(path, "mne"), 1.0) as file:
+        assert (file.sampling_rate_hz, file.channels, file.samples) == (RATE, tuple(NAMES), data.shape[1])
+        for start, stop in ((0, file.samples), (150, 333), (1001, 1007)):
+            np.testing.assert_allclose(file.volts(start, stop) * 1e6, data[:, start:stop], atol=0.06)
+
+
+def test_a_channel_of_the_electrodes_rate_stays_beside_one_of_another(tmp_path, data):
+    path = write_edf(tmp_path / "a.edf", data, NAMES, RATE, others=fast(data, RATE, "EOG") | fast(data, 512))
+    assert read_eeg(recording(path, "mne"), 1.0).channels == (*NAMES, "EOG")
+
+
+def test_electrodes_of_two_rates_are_refused_naming_one_of_each(tmp_path, data):
+    path = write_edf(tmp_path / "a.edf", data, NAMES, RATE, others=fast(data, 400, "EEG Fz-REF"))
+    with pytest.raises(
+        RecordingError, match=r"a\.edf: its electrodes are .* 2 rates \('O2' at 200 Hz, 'EEG Fz-REF' at 400"
+    ):
+        read_eeg(recording(path, "mne"), 1.0)
+
+
+def test_where_several_rates_and_no_electrode_stand_the_file_is_refused(tmp_path, data):
+    path = write_edf(tmp_path / "a.edf", data[:1], ["EEG Fpz-Cz"], RATE, others=fast(data, 1, "Resp"))
+    with pytest.raises(RecordingError, match=r"none of its channels is named as an electrode"):
+        read_eeg(recording(path, "mne"), 1.0)
+
+
 def sidecar(path, rate):
     path.write_text(json.dumps({"SamplingFrequency": rate, "TaskName": "rest"}))
     return path
@@ -201,6 +255,19 @@ def test_the_nearest_sidecar_speaks(tmp_path, data):
     assert read_eeg(recording(path, "mne"), 1.0).sampling_rate_hz == 200
 
 
+def test_a_sidecar_of_all_runs_beside_the_recording_speaks_before_the_datasets(tmp_path, data):
+    path = tmp_path / "sub-01" / "eeg" / "sub-01_task-rest_run-1_eeg.edf"
+    write_edf(path, data, NAMES, RATE)
+    sidecar(tmp_path / "task-rest_eeg.json", 999)
+    sidecar(path.with_name("sub-01_eeg.json"), 888)
+    sidecar(path.with_name("sub-01_task-rest_run-2_eeg.json"), 777)
+    nearest = sidecar(path.with_name("sub-01_task-rest_eeg.json"), 200)
+    assert read_eeg(recording(path, "mne"), 1.0).sampling_rate_hz == 200
+    sidecar(nearest, 250)
+    with pytest.raises(RecordingError, match=r"sub-01_task-rest_eeg\.json says 250 Hz"):
+        read_eeg(recording(path, "mne"), 1.0)
+
+
 @pytest.mark.parametrize("rate", ["n/a", None, 0, -5, True])
 def test_a_sidecar_that_states_no_rate_does_no_harm(tmp_path, data, rate):
     path = write(tmp_path, "edf", data)
@@ -218,7 +285,7 @@ def test_a_sidecar_that_is_no_json_is_refused(tmp_path, data):
 NOTES = st.tuples(
     st.integers(0, 190),
     st.integers(0, 60),
-    st.sampled_from(["BAD x", "bad", "boundary", "New Segment/", "word", "BAD_ACQ_SKIP"]),
+    st.sampled_from(["BAD x", "bad", "boundary", "New Segment/", "word boundary", "BAD_ACQ_SKIP"]),
 )
 
 
@@ -232,11 +299,25 @@ def test_spans_are_what_a_sample_by_sample_count_leaves(notes):
     for first, samples, kind in notes:
         if kind.lower().startswith("bad"):
             used_T[first : first + samples] = False
-        if kind != "word":
+        if kind != "word boundary":
             cuts.add(first)
     naive = [part for part in np.split(np.arange(200), sorted(cuts | set(np.flatnonzero(np.diff(used_T)) + 1)))]
     expected = tuple((int(part[0]), int(part[-1]) + 1) for part in naive if len(part) and used_T[part[0]])
     assert mne_files.spans(raw) == expected
+
+
+@pytest.mark.parametrize("joint", ["boundary", "BAD boundary", "EDGE boundary", "New Segment/", "New Segment/part 2"])
+def test_what_a_tool_writes_where_it_joins_is_a_joint(joint):
+    raw = raw_of(np.zeros((8, 200)))
+    raw.set_annotations(mne.Annotations([0.5], [0.2], [joint]))
+    assert mne_files.spans(raw) == ((0, 100), (100, 200))
+
+
+@pytest.mark.parametrize("event", ["word boundary", "phrase_boundary", "Boundary tone", "a New Segment/"])
+def test_an_event_that_tells_of_a_boundary_is_no_joint(event):
+    raw = raw_of(np.zeros((8, 200)))
+    raw.set_annotations(mne.Annotations([0.5], [0.0], [event]))
+    assert mne_files.spans(raw) == ((0, 200),)
 
 
 def test_what_someone_marked_as_bad_is_cut_out(tmp_path, data):
