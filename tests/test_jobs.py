@@ -109,6 +109,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "split.validation_fraction": 0.4,
         "train.epochs": 2,
         "train.passes": 1,
+        "train.num_workers": 0,  # tests/faults submits jobs of two
         "sweep.systems": "[ridge]",
         "sweep.learning_rates": "[0.001]",
         "sweep.seeds": 1,
