@@ -6,13 +6,14 @@ import sqlite3
 import struct
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from mmray import config
 from mmray.errors import ConfigError
+from mmray.recordings import splits
 from mmray.storage import Workspace
-from mmray.training import sweep as sweeps
 from mmray.training import tracking, trainer
 
 
@@ -57,22 +58,18 @@ def test_tensorboard_holds_every_epoch(tmp_path, prepared):
         assert found[name] == expected
 
 
-def test_mlflow_holds_every_fit_of_a_sweep_with_its_settings(tmp_path, prepared, ray_session):
-    sweep = {"systems": ["gcn"], "learning_rates": [1e-2, 1e-3], "seeds": 1, "folds": [0]}
-    settings = settings_in(tmp_path / "ws", "mlflow", sweep=sweep)
-    prepared(settings.workspace, settings, subjects=24, segments=3)
-    sweeps.sweep(settings)
-    with sqlite3.connect(tmp_path / "ws" / "mlflow.db") as store:
+def test_mlflow_holds_every_fit_of_a_sweep_with_its_settings(calm):
+    with sqlite3.connect(Path(calm[0].workspace, "mlflow.db")) as store:
         rates = store.execute("select value from params where key = 'train.learning_rate' order by value").fetchall()
         epochs = store.execute("select run_uuid, count(*) from metrics where key = 'loss' group by run_uuid").fetchall()
-    assert rates == [("0.001",), ("0.01",)]
-    assert [count for _, count in epochs] == [3, 3]
+    assert rates == 4 * [("0.001",)] + 8 * [("0.01",)]  # a population's is its highest
+    assert [count for _, count in epochs] == 12 * [2]
 
 
 def test_tracking_is_no_part_of_what_a_run_is(tmp_path, prepared):
     settings = settings_in(tmp_path / "ws", "none")
     workspace = prepared(settings.workspace, settings, subjects=24, segments=3)
-    sweeps.splits.write_split(settings)
+    splits.write_split(settings)
     other = settings_in(tmp_path / "ws", "tensorboard")
     assert trainer.run_name(workspace, settings) == trainer.run_name(workspace, other)
 
