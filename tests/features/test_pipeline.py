@@ -543,17 +543,30 @@ def test_killed_prepare_run_again_yields_the_same_rows(undisturbed, interrupted,
 
 
 @needs_proc
-def test_prepare_goes_on_without_a_killed_worker_and_yields_the_same_rows(undisturbed, interrupted):
-    workspace, driver = interrupted
-    at_work = []
-    while not at_work:
-        assert driver.poll() is None
-        at_work = [pid for pid in descendants(driver.pid) if title(pid).startswith("ray::FlatMap")]
-    kill(at_work[0])
-    assert not (workspace / "features" / KEY / "parts.parquet").exists(), "killed too late to matter"
-    said = driver.communicate(timeout=240)[1].decode()
-    assert driver.returncode == 0, said
-    assert_same(workspace, undisturbed[0])
+def test_prepare_goes_on_without_a_killed_worker_and_yields_the_same_rows(undisturbed, study, tmp_path):
+    write_recordings(tmp_path, study)
+    folder = tmp_path / "features" / KEY
+    published: list[bool] = []
+    ended = threading.Event()
+
+    def kill_one() -> None:
+        while not published and not ended.wait(0.005):
+            if not list(folder.glob("eeg/[!.]*.parquet")):
+                continue
+            at_work = [pid for pid in descendants(os.getpid()) if title(pid).startswith("ray::FlatMap")]
+            if at_work:
+                kill(at_work[0])
+                published.append((folder / "parts.parquet").exists())
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    try:
+        pipeline.prepare(config_of(tmp_path))
+    finally:
+        ended.set()
+        killer.join()
+    assert published == [False], "killed too late to matter"
+    assert_same(tmp_path, undisturbed[0])
 
 
 def assert_same(workspace: Path, undisturbed: Path) -> None:
