@@ -25,7 +25,7 @@ from mmray.config import Config
 from tests.serving.served import Served
 
 ONGOING, QUEUED = 2, 2  # what the endpoint takes
-SECONDS, ROUNDS = 3.0, 3
+SECONDS, ROUNDS = 1.5, 3
 BOUNDARY = "boundary-of-the-test"
 
 
@@ -110,7 +110,7 @@ def test_four_times_the_capacity_is_refused_with_retry_after_and_leaves_no_mark(
     assert (limits.max_ongoing_requests, limits.max_queued_requests) == (ONGOING, QUEUED)
     asked = question(config)
     (replica,) = served.replicas()
-    pressed(served, asked, ONGOING, 2.0)  # warm
+    pressed(served, asked, ONGOING, 1.0)  # warm
     pairs = []
     for _ in range(ROUNDS):  # side by side, for the machine's pace moves
         alone = pressed(served, asked, ONGOING)
