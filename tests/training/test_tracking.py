@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import struct
 import time
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -95,39 +95,21 @@ def test_mlflow_that_is_not_installed_is_said(tmp_path, monkeypatch):
         pass
 
 
-def test_epochs_that_workers_were_ahead_with_are_told_once_each_before_the_run_ends(
-    tmp_path, prepared, ray_session, monkeypatch
-):
-    told = []
-
-    @contextmanager
-    def slow(*_):
-        def track(record):
-            time.sleep(0.5)
-            told.append(record.epoch)
-
-        yield track
-
-    monkeypatch.setattr(tracking, "tracked", slow)
-    train = {"epochs": 6, "passes": 1, "patience": 6, "num_workers": 2}
-    settings = settings_in(tmp_path, "none", train=train)
-    prepared(settings.workspace, settings, subjects=12, segments=2)
-    summary = trainer.train(settings)
-    assert told == list(range(len(summary.history)))
-
-
 def test_a_tracker_that_fails_ends_a_run_on_workers_as_it_ends_one_here(tmp_path, prepared, ray_session, monkeypatch):
-    @contextmanager
-    def gone(*_):
-        def track(record):
-            raise ConfigError("the tracker is gone")
+    def track(record):
+        raise ConfigError("the tracker is gone")
 
-        yield track
+    monkeypatch.setattr(tracking, "tracked", lambda *_: nullcontext(track))
+    settings = settings_in(tmp_path, "none")
+    prepared(settings.workspace, settings, subjects=12, segments=2)
+    with pytest.raises(ConfigError, match="the tracker is gone"):
+        trainer.train(settings)
 
-    monkeypatch.setattr(tracking, "tracked", gone)
-    for workers in (0, 2):
-        train = {"epochs": 2, "passes": 1, "num_workers": workers}
-        settings = settings_in(tmp_path / str(workers), "none", train=train)
-        prepared(settings.workspace, settings, subjects=12, segments=2)
-        with pytest.raises(ConfigError, match="the tracker is gone"):
-            trainer.train(settings)
+    def workers_tell():
+        with trainer._epochs_told(track) as queue:
+            queue.put("an epoch")
+            while not queue.empty():
+                time.sleep(0.01)
+
+    with pytest.raises(ConfigError, match="the tracker is gone"):
+        workers_tell()
