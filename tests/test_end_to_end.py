@@ -94,12 +94,13 @@ def test_training_never_reads_the_truth(demo: tuple[Path, dict[str, Any]], tmp_p
     assert all((before[name] == after[name]).all() for name in before)
 
 
-def test_a_second_demo_does_nothing_again(demo: tuple[Path, dict[str, Any]]) -> None:
+def test_a_second_demo_does_nothing_again(
+    demo: tuple[Path, dict[str, Any]], ray_session: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, first = demo
     part = next((folder / "workspace" / "features").glob("*/eeg/*.parquet"))
     before = part.stat().st_mtime_ns
     settings = [argument for key, value in SMALL.items() for argument in ("--set", f"{key}={value}")]
-    command = [MMRAY, "demo", "--workspace", str(folder), "--json", *settings]
-    again = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert again == first
+    assert cli.main(["demo", "--workspace", str(folder), "--json", *settings]) == 0
+    assert json.loads(capsys.readouterr().out) == first
     assert part.stat().st_mtime_ns == before

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
 
+from mmray import cli
 from mmray.errors import WorkspaceError
 from mmray.index import store
 from mmray.serving.retriever import Retriever
@@ -80,16 +81,17 @@ def bucket() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def both(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, Workspace]:
+def both(ray_session: None, bucket: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, Workspace]:
     """The workspace in the store and the one in a folder, every stage run in both through the command line."""
     folder = tmp_path_factory.mktemp("object store")
     settings = [f"--set={key}={value}" for key, value in {**SMALL, "study.root": folder / "study"}.items()]
-    roots = (bucket, str(folder / "ws"))
-    for root in roots:
-        command = [sys.executable, "-c", RUN, ",".join(STAGES), "--config", CONFIG, *settings, "--workspace", root]
-        ended = subprocess.run(command, capture_output=True, text=True)
-        assert ended.returncode == 0, (root, ended.stderr[-2000:])
-    return Workspace(roots[0]), Workspace(roots[1])
+    arguments = ["--config", CONFIG, *settings, "--workspace"]
+    command = [sys.executable, "-c", RUN, ",".join(STAGES), *arguments, bucket]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    for stage in STAGES:
+        assert cli.main([stage, *arguments, str(folder / "ws")]) == 0, stage
+    return Workspace(bucket), Workspace(str(folder / "ws"))
 
 
 def files(workspace: Workspace, *parts: str) -> set[str]:

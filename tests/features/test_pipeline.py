@@ -151,12 +151,6 @@ def test_what_was_decided_about_each_prepared_recording_is_told(undisturbed):
     assert voice["bad_channels"] is None
 
 
-def test_decisions_of_unchanged_recordings_are_told_again(prepared):
-    before = decided(prepared)
-    pipeline.prepare(config_of(prepared))
-    assert decided(prepared) == before
-
-
 def test_broken_recordings_are_quarantined_by_reason_and_the_others_prepared(undisturbed):
     workspace, summary = undisturbed
     rows = {row["recording_id"]: row for row in read(workspace, "quarantine").to_pylist()}
@@ -187,11 +181,11 @@ def test_provenance_names_settings_versions_and_counts(undisturbed):
     assert provenance["counts"] == {"prepared": 20, "quarantined": 5}
 
 
-def test_a_second_run_computes_nothing(prepared):
-    before, rows = times_of(prepared), rows_of(prepared)
+def test_a_second_run_computes_nothing_and_tells_the_decisions_again(prepared):
+    before, rows, told = times_of(prepared), rows_of(prepared), decided(prepared)
     summary = pipeline.prepare(config_of(prepared))
     assert (summary.prepared, summary.unchanged) == ({"eeg": 0, "audio": 0}, {"eeg": 5, "audio": 15})
-    assert (times_of(prepared), rows_of(prepared)) == (before, rows)
+    assert (times_of(prepared), rows_of(prepared), decided(prepared)) == (before, rows, told)
     assert len(summary.reasons) == len(BROKEN)
 
 
@@ -263,18 +257,6 @@ def test_what_was_a_copy_is_taken_once_the_other_has_changed_in_place(prepared, 
     assert not {clip.recording_id, "00-first"} & set(dict(pipeline.prepare(config_of(prepared)).reasons))
 
 
-def test_a_corrected_sidecar_takes_a_recording_out_of_quarantine(prepared, study, tmp_path):
-    path = write_edf(tmp_path / "sub-1_eeg.edf", rhythms(14, 5, 256), list(CHANNELS), 256)
-    sidecar = path.with_suffix(".json")
-    sidecar.write_text('{"SamplingFrequency": 500}')
-    write_recordings(prepared, [*study, recording(path, "eeg", "mne", name="s1-sidecar")])
-    assert "says 500 Hz" in dict(pipeline.prepare(config_of(prepared)).reasons)["s1-sidecar"]
-    sidecar.write_text('{"SamplingFrequency": 256}')
-    assert pipeline.prepare(config_of(prepared)).prepared == {"eeg": 1, "audio": 0}
-    sidecar.write_text('{"SamplingFrequency": 250}')
-    assert "s1-sidecar" in dict(pipeline.prepare(config_of(prepared)).reasons)
-
-
 def test_a_preparation_killed_between_its_rows_and_their_origin_is_not_trained_on(prepared, study, monkeypatch):
     relabelled = [replace(item, label=1) if item.label == 0 else item for item in study]
     write_recordings(prepared, relabelled)
@@ -325,35 +307,35 @@ def test_a_removed_recording_and_one_that_broke_lose_their_rows_and_files(prepar
     assert broke.recording_id in read(prepared, "quarantine")["recording_id"].to_pylist()
 
 
-def test_a_mended_recording_leaves_quarantine(prepared, study, tmp_path):
-    clip = next(item for item in study if item.recording_id.startswith("02-audio"))
-    mended_clip = reversed_copy(clip.path, tmp_path / "mended.wav")
-    mended = [replace(item, path=str(mended_clip)) if item.recording_id == "s1-empty-wav" else item for item in study]
-    write_recordings(prepared, mended)
-    assert pipeline.prepare(config_of(prepared)).prepared == {"eeg": 0, "audio": 1}
-    assert "s1-empty-wav" not in read(prepared, "quarantine")["recording_id"].to_pylist()
-
-
-def test_a_file_mended_in_place_leaves_quarantine(prepared, study, tmp_path):
-    clip = next(item for item in study if item.recording_id.startswith("02-audio"))
-    file = tmp_path / "clip.wav"
+def test_what_is_put_right_leaves_quarantine_be_it_sidecar_reader_path_or_the_file_itself(prepared, study, tmp_path):
+    clip, other = (next(item for item in study if item.recording_id.startswith(f"{n}-audio")) for n in ("02", "03"))
+    eeg = next(item for item in study if item.modality == "eeg" and item.reader == "feis")
+    path = write_edf(tmp_path / "sub-1_eeg.edf", rhythms(14, 5, 256), list(CHANNELS), 256)
+    sidecar, file = path.with_suffix(".json"), tmp_path / "clip.wav"
+    sidecar.write_text('{"SamplingFrequency": 500}')
     file.write_bytes(b"")
-    write_recordings(prepared, [*study, replace(clip, recording_id="s1-mended", path=str(file))])
-    assert "s1-mended" in dict(pipeline.prepare(config_of(prepared)).reasons)
+    stated = recording(path, "eeg", "mne", name="s1-sidecar")
+    misread = replace(eeg, recording_id="s1-reader", reader="mne")
+    in_place = replace(clip, recording_id="s1-mended", path=str(file))
+    others = [item for item in study if item is not eeg]
+    write_recordings(prepared, [*others, stated, misread, in_place])
+    reasons = dict(pipeline.prepare(config_of(prepared)).reasons)
+    mended = {"s1-sidecar", "s1-reader", "s1-empty-wav", "s1-mended"}
+    assert reasons.keys() == BROKEN.keys() | mended
+    assert "says 500 Hz" in reasons["s1-sidecar"]
+
+    sidecar.write_text('{"SamplingFrequency": 256}')
     reversed_copy(clip.path, file)
+    moved = str(reversed_copy(other.path, tmp_path / "moved.wav"))
+    others = [replace(item, path=moved) if item.recording_id == "s1-empty-wav" else item for item in others]
+    write_recordings(prepared, [*others, stated, replace(misread, reader="feis"), in_place])
     summary = pipeline.prepare(config_of(prepared))
-    assert summary.prepared == {"eeg": 0, "audio": 1}
-    assert "s1-mended" not in dict(summary.reasons)
+    assert summary.prepared == {"eeg": 2, "audio": 2}
+    assert dict(summary.reasons).keys() == BROKEN.keys() - mended
+    assert set(read(prepared, "quarantine")["recording_id"].to_pylist()) == BROKEN.keys() - mended
 
-
-def test_a_corrected_reader_takes_a_recording_out_of_quarantine(prepared, study):
-    file = next(item for item in study if item.modality == "eeg" and item.reader == "feis")
-    wrong = replace(file, recording_id="s1-reader", reader="mne")
-    others = [item for item in study if item is not file]
-    write_recordings(prepared, [*others, wrong])
-    assert "s1-reader" in dict(pipeline.prepare(config_of(prepared)).reasons)
-    write_recordings(prepared, [*others, replace(wrong, reader="feis")])
-    assert pipeline.prepare(config_of(prepared)).prepared == {"eeg": 1, "audio": 0}
+    sidecar.write_text('{"SamplingFrequency": 250}')
+    assert "s1-sidecar" in dict(pipeline.prepare(config_of(prepared)).reasons)
 
 
 def test_a_damaged_part_file_is_made_again(prepared, undisturbed):
@@ -535,7 +517,9 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="fi
 @needs_proc
 def test_no_more_tasks_run_at_once_than_there_are_cores(study, ray_session, tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "_GROUP_RECORDINGS", (1, 1))
-    write_recordings(tmp_path, study)
+    usable = [item for item in study if item.recording_id not in BROKEN]
+    eeg, clips = ([item for item in usable if item.modality == modality] for modality in ("eeg", "audio"))
+    write_recordings(tmp_path, [*eeg[:2], *clips[:8]])
     most, ended = [0], threading.Event()
 
     def look() -> None:
@@ -572,17 +556,30 @@ def test_killed_prepare_run_again_yields_the_same_rows(undisturbed, interrupted,
 
 
 @needs_proc
-def test_prepare_goes_on_without_a_killed_worker_and_yields_the_same_rows(undisturbed, interrupted):
-    workspace, driver = interrupted
-    at_work = []
-    while not at_work:
-        assert driver.poll() is None
-        at_work = [pid for pid in descendants(driver.pid) if title(pid).startswith("ray::FlatMap")]
-    kill(at_work[0])
-    assert not (workspace / "features" / KEY / "parts.parquet").exists(), "killed too late to matter"
-    said = driver.communicate(timeout=240)[1].decode()
-    assert driver.returncode == 0, said
-    assert_same(workspace, undisturbed[0])
+def test_prepare_goes_on_without_a_killed_worker_and_yields_the_same_rows(undisturbed, study, tmp_path):
+    write_recordings(tmp_path, study)
+    folder = tmp_path / "features" / KEY
+    published: list[bool] = []
+    ended = threading.Event()
+
+    def kill_one() -> None:
+        while not published and not ended.wait(0.005):
+            if not list(folder.glob("eeg/[!.]*.parquet")):
+                continue
+            at_work = [pid for pid in descendants(os.getpid()) if title(pid).startswith("ray::FlatMap")]
+            if at_work:
+                kill(at_work[0])
+                published.append((folder / "parts.parquet").exists())
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    try:
+        pipeline.prepare(config_of(tmp_path))
+    finally:
+        ended.set()
+        killer.join()
+    assert published == [False], "killed too late to matter"
+    assert_same(tmp_path, undisturbed[0])
 
 
 def assert_same(workspace: Path, undisturbed: Path) -> None:

@@ -30,13 +30,15 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     milvus_index._connected.cache_clear()
 
 
-def both(tmp_path: Path, uri: str, vectors: np.ndarray, kind: str = "flat") -> tuple[VectorIndex, VectorIndex]:
+def both(
+    tmp_path: Path, uri: str, vectors: np.ndarray, kind: str = "flat", name: str = "mmray_test_eeg"
+) -> tuple[VectorIndex, VectorIndex]:
     """The same vectors in faiss, exact, and in Milvus."""
     settings = Index(kind=kind, backend="milvus", milvus_uri=uri)  # type: ignore[arg-type]
     faiss_index.write(vectors, settings, "flat", tmp_path / "flat.faiss")
     exact = faiss_index.read(tmp_path / "flat.faiss", settings)
-    milvus_index.write(vectors, settings, kind, "mmray_test_eeg")
-    return exact, milvus_index.read(settings, kind, "mmray_test_eeg", exact)
+    milvus_index.write(vectors, settings, kind, name)
+    return exact, milvus_index.read(settings, kind, name, exact)
 
 
 def unit(seed: int, rows: int, width: int) -> np.ndarray:
@@ -44,18 +46,24 @@ def unit(seed: int, rows: int, width: int) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory, uri: str) -> tuple[VectorIndex, VectorIndex]:
+    """2500 vectors in a collection of their own, which no test changes."""
+    return both(tmp_path_factory.mktemp("many"), uri, unit(0, 2500, 16), name="mmray_test_many")
+
+
 @pytest.mark.parametrize("k", [1, 10, 3000])
 @pytest.mark.parametrize("share", [None, 0.0, 0.02, 0.5, 0.99, 1.0])
 def test_milvus_answers_as_faiss_does_whatever_is_filtered(
-    tmp_path: Path, uri: str, k: int, share: float | None
+    many: tuple[VectorIndex, VectorIndex], k: int, share: float | None
 ) -> None:
-    vectors, query = unit(0, 2500, 16), unit(1, 3, 16)
-    exact, index = both(tmp_path, uri, vectors)
+    exact, index = many
+    query = unit(1, 3, 16)
     allowed = None if share is None else np.random.default_rng(2).random(2500) < share
     expected, answered = exact.search(query, k, allowed), index.search(query, k, allowed)
     np.testing.assert_array_equal(answered[1], expected[1])
     np.testing.assert_allclose(answered[0], expected[0], atol=1e-5)
-    np.testing.assert_array_equal(index.vector(7), vectors[7])
+    np.testing.assert_array_equal(index.vector(7), unit(0, 2500, 16)[7])
 
 
 def test_equal_vectors_come_back_in_row_order_across_the_cut(tmp_path: Path, uri: str) -> None:

@@ -20,7 +20,7 @@ from mmray.serving.keys import digest
 from mmray.serving.live import Live
 from mmray.serving.metrics import merged
 from mmray.storage import Workspace
-from tests.serving.served import Served, serving
+from tests.serving.served import Served
 
 REPOSITORY = Path(__file__).parents[2]
 KEY = "a-key-of-sixteen-or-more"
@@ -133,14 +133,12 @@ def test_every_query_of_the_dashboard_names_a_metric_that_is_exported(client: Te
     assert wanted <= asked  # and nothing is exported that no panel shows
 
 
-@pytest.fixture(scope="module")
-def pair(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving(config, tmp_path_factory.mktemp("serve"), cpus=4, replicas=2, refresh_s=0.3) as endpoint:
-        yield endpoint
-
-
 def test_a_scrape_of_two_replicas_counts_every_request_and_no_log_holds_a_key_or_an_id(pair: Served) -> None:
-    asked = 40
+    def scraped() -> str:
+        return httpx.get(f"{pair.url}/metrics", headers={"X-API-Key": pair.key}).text
+
+    asked, before = 40, scraped()
+    already = value(before, "mmray_requests_total", route="/v1/search")
     for _ in range(asked):  # a connection each, so that both replicas are met
         answer = httpx.post(
             f"{pair.url}/v1/search?key={pair.key}", json={"recording_id": "s1-eeg-1", "target": "audio"}
@@ -148,13 +146,14 @@ def test_a_scrape_of_two_replicas_counts_every_request_and_no_log_holds_a_key_or
         assert answer.status_code == 200
     end = time.monotonic() + 30
     while True:
-        text = httpx.get(f"{pair.url}/metrics", headers={"X-API-Key": pair.key}).text
-        if value(text, "mmray_requests_total", route="/v1/search") == asked:
+        text = scraped()
+        if value(text, "mmray_requests_total", route="/v1/search") == already + asked:
             break
         assert time.monotonic() < end, text
         time.sleep(0.2)
-    replicas = set(re.findall(r'mmray_requests_total\{.*replica="(\w+)"', text))
-    assert len(replicas) == 2
+    named = set(re.findall(r'mmray_requests_total\{.*replica="(\w+)"', text))
+    counts = [[value(page, "mmray_requests_total", replica=name) for name in named] for page in (before, text)]
+    assert sum(after > earlier for earlier, after in zip(*counts, strict=True)) == 2
     logs = pair.logs().replace(f"key: {pair.key}\n{pair.link}", "")
     assert '"route": "/v1/search"' in logs
     assert pair.key not in logs

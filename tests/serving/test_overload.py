@@ -14,7 +14,7 @@ import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,10 +22,10 @@ import psutil
 import pytest
 
 from mmray.config import Config
-from tests.serving.served import Served, serving
+from tests.serving.served import Served
 
-ONGOING, QUEUED = 2, 2
-SECONDS, ROUNDS = 3.0, 3
+ONGOING, QUEUED = 2, 2  # what the endpoint takes
+SECONDS, ROUNDS = 1.5, 3
 BOUNDARY = "boundary-of-the-test"
 
 
@@ -42,13 +42,6 @@ class Outcome:
     @property
     def goodput(self) -> float:
         return self.statuses[200] / self.seconds
-
-
-@pytest.fixture(scope="module")
-def served(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    limits = {"max_ongoing_requests": ONGOING, "max_queued_requests": QUEUED}
-    with serving(config, tmp_path_factory.mktemp("serve"), **limits) as endpoint:
-        yield endpoint
 
 
 def vector(config: Config) -> tuple[str, bytes, str]:
@@ -113,9 +106,11 @@ def pressed(
 def test_four_times_the_capacity_is_refused_with_retry_after_and_leaves_no_mark(
     served: Served, config: Config, question: Callable[[Config], tuple[str, bytes, str]]
 ) -> None:
+    limits = served.config.serve
+    assert (limits.max_ongoing_requests, limits.max_queued_requests) == (ONGOING, QUEUED)
     asked = question(config)
     (replica,) = served.replicas()
-    pressed(served, asked, ONGOING, 2.0)  # warm
+    pressed(served, asked, ONGOING, 1.0)  # warm
     pairs = []
     for _ in range(ROUNDS):  # side by side, for the machine's pace moves
         alone = pressed(served, asked, ONGOING)

@@ -5,24 +5,18 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import shutil
 import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import pytest
-
-from mmray.config import Config, from_dict
+from mmray.config import Config
 from mmray.index import store
-from mmray.index.build import build_index
 from mmray.serving.retriever import Retriever
 from mmray.storage import Workspace
-from tests.serving.served import RESIZABLE, Served, serving
-from tests.small_run import make_run
+from tests.serving.served import Served
 
 CALLERS = 4
 SWAPS = 20
@@ -77,24 +71,6 @@ def expectations(workspace: Workspace, version: str) -> dict[str, Any]:
     return {**wanted, "model": retriever.index.manifest.model}
 
 
-@pytest.fixture(scope="module")
-def two_models(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """A copy of the workspace with an index of one run and an index of another, which answer differently."""
-    root = tmp_path_factory.mktemp("takeover")
-    shutil.copytree(config.workspace, root / "ws")
-    copied = from_dict({**config.model_dump(), "workspace": str(root / "ws")})
-    make_run(copied, "run-b", seed=5)
-    build_index(copied, "run-b")
-    return copied
-
-
-@pytest.fixture(scope="module")
-def served(two_models: Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("serve")
-    with serving(two_models, folder, cpus=6, start=RESIZABLE, replicas=2, refresh_s=0.2) as endpoint:
-        yield endpoint
-
-
 def wait_for(condition: Any, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -103,13 +79,13 @@ def wait_for(condition: Any, seconds: float = 60) -> None:
 
 
 def test_no_request_fails_while_models_are_exchanged_and_replicas_die_come_and_go(
-    served: Served, two_models: Config
+    pair: Served, two_models: Config
 ) -> None:
     workspace = Workspace(two_models.workspace)
     versions = [name for name in workspace.names("index") if workspace.exists("index", name, "manifest.json")]
     expected = {version: expectations(workspace, version) for version in versions}
     assert len({json.dumps(wanted, sort_keys=True) for wanted in expected.values()}) == 2
-    load = Load(served, expected)
+    load = Load(pair, expected)
     callers = [threading.Thread(target=load.run) for _ in range(CALLERS)]
     for caller in callers:
         caller.start()
@@ -117,14 +93,14 @@ def test_no_request_fails_while_models_are_exchanged_and_replicas_die_come_and_g
         for swap in range(SWAPS):
             store.point_to(workspace, versions[swap % 2])
             if swap == 5:
-                killed = served.replicas()[0]
+                killed = pair.replicas()[0]
                 os.kill(killed.pid, signal.SIGKILL)
             if swap == 10:
-                served.resize(3)
+                pair.resize(3)
             if swap == 15:
-                served.resize(2)
+                pair.resize(2)
             time.sleep(0.5)
-        wait_for(lambda: len(served.replicas()) == 2)
+        wait_for(lambda: len(pair.replicas()) == 2)
         before = load.versions.copy()
         wait_for(lambda: sum((load.versions - before).values()) > 50)
     finally:

@@ -15,6 +15,8 @@ from mmray.features.table import Segments, from_table
 from mmray.recordings import catalogue
 from mmray.schema import PARTS, QUALITY, Recording, features_schema, recordings_table
 from mmray.storage import Workspace
+from mmray.training import sweep as sweeps
+from tests.training.made_sweeps import CALM, settings_in
 
 SHAPES = {"eeg": (12, 5), "audio": (8, 6)}
 NEIGHBOURS = 3
@@ -143,6 +145,17 @@ def write_prepared(root: Any, settings: config.Config, **generator: Any) -> Work
 @pytest.fixture(scope="session")
 def prepared() -> Callable[..., Workspace]:
     return write_prepared
+
+
+@pytest.fixture(scope="session")
+def calm(
+    tmp_path_factory: pytest.TempPathFactory, prepared: Callable[..., Workspace], ray_session: None
+) -> tuple[config.Config, sweeps.SweepSummary]:
+    """A sweep that nothing disturbs, told to MLflow: its settings and summary."""
+    plain = settings_in(tmp_path_factory.mktemp("calm") / "ws", **CALM)
+    settings = config.laid_over(plain, {"train.track": "mlflow"})
+    prepared(settings.workspace, settings, subjects=24, segments=3)
+    return settings, sweeps.sweep(settings)
 
 
 @pytest.fixture(scope="session")

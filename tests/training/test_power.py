@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from mmray.errors import ConfigError
 from mmray.storage import Workspace
 from mmray.training import power
 from tests.half_written import half_written, leave_half
+from tests.training.conftest import write_prepared
 
 
 def settings_in(root):
@@ -34,10 +36,48 @@ def settings_in(root):
     )
 
 
+def plant(own):
+    """Features of a study's people; to make and to prepare their recordings takes half a minute."""
+    people = {"subjects": own.synth.subjects, "seed": own.seed, "coupled": own.synth.coupling > 0}
+    write_prepared(own.workspace, own, segments=2, **people)
+
+
+def made_by(patch, prepare):
+    """Have this alone make the studies."""
+    patch.setattr(power.synthetic, "generate", lambda *_: None)
+    patch.setattr(power.catalogue, "catalogue", lambda _: None)
+    patch.setattr(power.pipeline, "prepare", prepare)
+
+
+def made_of(own):
+    return config.digest(own.synth, own.features, own.seed)
+
+
 @pytest.fixture(scope="module")
-def told(tmp_path_factory, ray_session):
-    settings = settings_in(tmp_path_factory.mktemp("power") / "ws")
-    return settings, power.power(settings)
+def kept():
+    """What the studies that `told` prepared were made of -> a copy of each one's workspace."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory, ray_session, kept):
+    """Studies of coupling 0.9 from their recordings on; those of coupling 0 are planted."""
+    folder = tmp_path_factory.mktemp("power")
+    settings = settings_in(folder / "ws")
+    generate, catalogue, prepare = power.synthetic.generate, power.catalogue.catalogue, power.pipeline.prepare
+
+    def prepared(own):
+        if not own.synth.coupling:
+            plant(own)
+            return
+        prepare(own)
+        kept[made_of(own)] = shutil.copytree(own.workspace, folder / made_of(own))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(power.synthetic, "generate", lambda root, synth, *_: synth.coupling and generate(root, synth, *_))
+        patch.setattr(power.catalogue, "catalogue", lambda own: own.synth.coupling and catalogue(own))
+        patch.setattr(power.pipeline, "prepare", prepared)
+        return settings, power.power(settings)
 
 
 def test_every_cell_is_there_with_its_studies(told):
@@ -93,14 +133,16 @@ def test_a_study_more_fits_only_what_is_new(told, monkeypatch):
     settings, before = told
     as_it_is, asked = power._fit_all, []
     monkeypatch.setattr(power, "_fit_all", lambda *told: asked.append((told[2].number, told[4])) or as_it_is(*told))
+    made_by(monkeypatch, plant)
     after = power.power(with_power(settings, couplings=[0.9], systems=["ridge"], studies=3))
     assert after.power_id == before.power_id
     assert asked == [(2, [(10, "ridge"), (12, "ridge")])]
     assert [cell.studies for cell in after.cells] == [3, 3]
 
 
-def test_pairs_drawn_by_lot_are_what_is_fitted(told, tmp_path, ray_session):
+def test_pairs_drawn_by_lot_are_what_is_fitted(told, kept, tmp_path, monkeypatch):
     _, as_recorded = told
+    made_by(monkeypatch, lambda own: shutil.copytree(kept[made_of(own)], own.workspace))
     by_lot = config.laid_over(settings_in(tmp_path / "ws"), {"train.shuffled_pairs": 1})
     (one,) = power.power(with_power(by_lot, systems=["ridge"], subjects=[12], couplings=[0.9])).cells
     (same,) = (c for c in as_recorded.cells if (c.system, c.coupling, c.subjects) == ("ridge", 0.9, 12))

@@ -27,28 +27,7 @@ from mmray.storage import Workspace
 from mmray.training import sweep as sweeps
 from mmray.training import trainer, trial
 from tests.half_written import half_written, leave_half
-
-SWEEP = {"systems": ["ridge", "majority"], "learning_rates": [1e-3], "seeds": 2}
-
-
-def settings_in(root, **over):
-    tree = {
-        "workspace": str(root),
-        "model": {"hidden": 8, "embedding": 8},
-        "train": {"epochs": 2, "passes": 1},
-        "split": {"folds": 2, "validation_fraction": 0.4},
-        "evaluate": {"bootstraps": 50, "permutations": 99},
-        "cluster": {"num_cpus": 2},
-        "sweep": {**SWEEP, **over},
-    }
-    return config.from_dict(tree)
-
-
-def rows_of(settings, sweep_id):
-    """Every fit but for how long it took."""
-    workspace = Workspace(settings.workspace)
-    rows = trials.read(workspace, trials.read_plan(workspace, sweep_id))
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+from tests.training.made_sweeps import CALM, rows_of, settings_in
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +35,12 @@ def swept(tmp_path_factory, prepared, ray_session):
     settings = settings_in(tmp_path_factory.mktemp("sweep") / "ws")
     prepared(settings.workspace, settings, subjects=24, segments=3)
     return settings, sweeps.sweep(settings)
+
+
+def copied(swept, root, **over):
+    """A copy of the sweep's workspace to change, and settings of one there."""
+    shutil.copytree(swept[0].workspace, root)
+    return settings_in(root, **over)
 
 
 def test_every_subject_is_tested_once_a_seed_by_every_system(swept):
@@ -76,18 +61,23 @@ def test_a_sweep_run_again_fits_nothing_and_says_the_same(swept, monkeypatch):
     assert sweeps.sweep(settings) == summary
 
 
-def test_a_lost_trial_alone_is_fitted_again(swept):
+def test_a_lost_trial_alone_is_fitted_again_by_a_resumption_in_the_workspace_of_its_config(swept, tmp_path, capsys):
     settings, summary = swept
+    (tmp_path / "c.yaml").write_text(config.to_yaml(settings))
+    config_file = ["--config", str(tmp_path / "c.yaml")]
     folder = Workspace(settings.workspace)
     before = rows_of(settings, summary.sweep_id)
     place = ("sweeps", summary.sweep_id, "trials.parquet")
     names = folder.names(*place)
     kept = {name: folder.read_bytes(*place, name) for name in names[1:]}
     folder.delete(*place, names[0])
-    sweeps.sweep(settings)
+    assert main(["sweep", "--resume", *config_file]) == 0
     assert rows_of(settings, summary.sweep_id) == before
     for name, data in kept.items():
         assert folder.read_bytes(*place, name) == data
+    assert main(["sweep", *config_file]) == 0
+    assert main(["sweep", "--resume", *config_file, "--set", "seed=1"]) == 2
+    assert "name its workspace by --workspace or by the --config" in capsys.readouterr().err
 
 
 def test_a_diverging_fit_is_a_row_with_its_reason(swept):
@@ -121,33 +111,20 @@ def test_a_failed_fit_ends_the_command_with_a_code_and_is_tried_again_by_the_nex
         compare.compare(settings)
 
 
-def test_a_seed_or_a_system_more_fits_only_what_is_new(tmp_path, prepared, ray_session, monkeypatch):
-    settings = settings_in(tmp_path / "ws", seeds=1)
-    prepared(settings.workspace, settings, subjects=24, segments=3)
-    before = sweeps.sweep(settings)
+def test_a_seed_or_a_system_more_fits_only_what_is_new(swept, tmp_path, monkeypatch):
+    settings, before = swept
+    more = copied(swept, tmp_path / "ws", seeds=3)
     fitted = []
     as_it_is = sweeps._fit_all
     monkeypatch.setattr(sweeps, "_fit_all", lambda *told: fitted.append(told[3]) or as_it_is(*told))
-    more = settings_in(tmp_path / "ws", seeds=2)
     after = sweeps.sweep(more)
-    assert [spec.settings.seed for spec in fitted[0]] == [1] * 4
-    assert (before.finished, after.finished) == (4, 8)
+    assert [spec.settings.seed for spec in fitted[0]] == [2] * 4
+    assert (before.finished, after.finished) == (8, 12)
     old, new = rows_of(settings, before.sweep_id), rows_of(more, after.sweep_id)
-    assert [row for row in new if row["seed"] == 0] == old
+    assert [row for row in new if row["seed"] < 2] == old
     less = settings_in(tmp_path / "ws", systems=["ridge"], seeds=1)
     assert sweeps.sweep(less).finished == 2
     assert len(fitted) == 1
-
-
-def test_a_sweep_is_resumed_in_the_workspace_of_its_config(tmp_path, prepared, ray_session, capsys):
-    settings = settings_in(tmp_path / "ws", systems=["majority"], seeds=1)
-    prepared(settings.workspace, settings, subjects=24, segments=3)
-    (tmp_path / "c.yaml").write_text(config.to_yaml(settings))
-    config_file = ["--config", str(tmp_path / "c.yaml")]
-    assert main(["sweep", *config_file]) == 0
-    assert main(["sweep", "--resume", *config_file]) == 0
-    assert main(["sweep", "--resume", *config_file, "--set", "seed=1"]) == 2
-    assert "name its workspace by --workspace or by the --config" in capsys.readouterr().err
 
 
 def test_a_trial_is_the_run_that_train_makes_of_the_same_settings(swept):
@@ -221,12 +198,11 @@ def fitting_processes(driver) -> list[psutil.Process]:
     return [p for p in psutil.Process(driver.pid).children(recursive=True) if "ImplicitFunc" in " ".join(p.cmdline())]
 
 
-def test_a_killed_sweep_resumes_and_outlives_a_killed_fit(tmp_path, prepared, ray_session):
+def test_a_killed_sweep_resumes_and_outlives_a_killed_fit(calm, tmp_path, prepared):
     """SIGKILL the driver, resume, then SIGKILL a fit: no finished fit runs again; rows as if undisturbed."""
-    slow = {"systems": ["gcn"], "seeds": 4}
-    undisturbed, settings = (settings_in(tmp_path / name, **slow) for name in ("calm", "ws"))
-    for one in (undisturbed, settings):
-        prepared(one.workspace, one, subjects=24, segments=3)
+    undisturbed, expected = calm
+    settings = settings_in(tmp_path / "ws", **CALM)
+    prepared(settings.workspace, settings, subjects=24, segments=3)
     (tmp_path / "c.yaml").write_text(config.to_yaml(settings))
 
     driver = started("--config", str(tmp_path / "c.yaml"))
@@ -234,7 +210,7 @@ def test_a_killed_sweep_resumes_and_outlives_a_killed_fit(tmp_path, prepared, ra
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
     kept = fits_there(settings)
-    assert len(kept) < 8, "all was over before the kill: nothing would be tested"
+    assert len(kept) < 12, "all was over before the kill: nothing would be tested"
     [rows] = Path(settings.workspace, "sweeps").glob("*/trials.parquet")
     leave_half(rows)
 
@@ -251,17 +227,14 @@ def test_a_killed_sweep_resumes_and_outlives_a_killed_fit(tmp_path, prepared, ra
     after = fits_there(settings)
     assert {name: after[name] for name in kept} == kept
     assert not half_written(settings.workspace)
-    expected = sweeps.sweep(undisturbed)
     assert rows_of(settings, expected.sweep_id) == rows_of(undisturbed, expected.sweep_id)
 
 
-def test_resume_without_a_sweep_or_on_other_data_says_what_to_do(tmp_path, prepared, ray_session):
-    settings = settings_in(tmp_path / "ws", seeds=1)
-    workspace = Workspace(settings.workspace)
+def test_resume_without_a_sweep_or_on_other_data_says_what_to_do(swept, tmp_path):
     with pytest.raises(WorkspaceError, match="run `mmray sweep` first"):
-        sweeps.resume(settings.workspace)
-    prepared(settings.workspace, settings, subjects=24, segments=3)
-    sweeps.sweep(settings)
+        sweeps.resume(str(tmp_path / "empty"))
+    settings = copied(swept, tmp_path / "ws")
+    workspace = Workspace(settings.workspace)
     split = workspace.read_bytes("splits", "default.json")
     workspace.write_bytes(split + b"\n", "splits", "default.json")
     with pytest.raises(WorkspaceError, match="planned on other features, another split"):
@@ -273,9 +246,12 @@ def test_a_fit_of_two_workers_is_the_fit_of_one(tmp_path, prepared, ray_session)
     tree = settings_in(tmp_path / "ws", systems=["gcn"], seeds=1, folds=[0]).model_dump()
     tree["model"] |= {"dropout": 0.0, "stochastic_depth": 0.0}
     settings = config.from_dict(tree)
-    prepared(settings.workspace, settings, subjects=24, segments=3)
-    alone = rows_of(settings, sweeps.sweep(settings).sweep_id)[0]
-    shutil.rmtree(f"{settings.workspace}/sweeps")
+    workspace = prepared(settings.workspace, settings, subjects=24, segments=3)
+    splits.write_split(settings)
+    fold = splits.load_split(workspace, settings.split.name)[0]
+    _, [spec] = sweeps.grid(workspace, settings)
+    segments = trainer.segments_of(workspace, settings, fold)
+    alone = trial.run(spec.settings, segments, fold, 2, trial_id=spec.trial_id, variant=spec.variant)
     tree["train"] |= {"num_workers": 2}
     shared = rows_of(settings, sweeps.sweep(config.from_dict(tree)).sweep_id)[0]
     assert shared["error"] is None

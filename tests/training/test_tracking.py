@@ -5,14 +5,15 @@ from __future__ import annotations
 import sqlite3
 import struct
 import time
-from contextlib import contextmanager
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
 from mmray import config
 from mmray.errors import ConfigError
+from mmray.recordings import splits
 from mmray.storage import Workspace
-from mmray.training import sweep as sweeps
 from mmray.training import tracking, trainer
 
 
@@ -57,22 +58,18 @@ def test_tensorboard_holds_every_epoch(tmp_path, prepared):
         assert found[name] == expected
 
 
-def test_mlflow_holds_every_fit_of_a_sweep_with_its_settings(tmp_path, prepared, ray_session):
-    sweep = {"systems": ["gcn"], "learning_rates": [1e-2, 1e-3], "seeds": 1, "folds": [0]}
-    settings = settings_in(tmp_path / "ws", "mlflow", sweep=sweep)
-    prepared(settings.workspace, settings, subjects=24, segments=3)
-    sweeps.sweep(settings)
-    with sqlite3.connect(tmp_path / "ws" / "mlflow.db") as store:
+def test_mlflow_holds_every_fit_of_a_sweep_with_its_settings(calm):
+    with sqlite3.connect(Path(calm[0].workspace, "mlflow.db")) as store:
         rates = store.execute("select value from params where key = 'train.learning_rate' order by value").fetchall()
         epochs = store.execute("select run_uuid, count(*) from metrics where key = 'loss' group by run_uuid").fetchall()
-    assert rates == [("0.001",), ("0.01",)]
-    assert [count for _, count in epochs] == [3, 3]
+    assert rates == 4 * [("0.001",)] + 8 * [("0.01",)]  # a population's is its highest
+    assert [count for _, count in epochs] == 12 * [2]
 
 
 def test_tracking_is_no_part_of_what_a_run_is(tmp_path, prepared):
     settings = settings_in(tmp_path / "ws", "none")
     workspace = prepared(settings.workspace, settings, subjects=24, segments=3)
-    sweeps.splits.write_split(settings)
+    splits.write_split(settings)
     other = settings_in(tmp_path / "ws", "tensorboard")
     assert trainer.run_name(workspace, settings) == trainer.run_name(workspace, other)
 
@@ -98,39 +95,21 @@ def test_mlflow_that_is_not_installed_is_said(tmp_path, monkeypatch):
         pass
 
 
-def test_epochs_that_workers_were_ahead_with_are_told_once_each_before_the_run_ends(
-    tmp_path, prepared, ray_session, monkeypatch
-):
-    told = []
-
-    @contextmanager
-    def slow(*_):
-        def track(record):
-            time.sleep(0.5)
-            told.append(record.epoch)
-
-        yield track
-
-    monkeypatch.setattr(tracking, "tracked", slow)
-    train = {"epochs": 6, "passes": 1, "patience": 6, "num_workers": 2}
-    settings = settings_in(tmp_path, "none", train=train)
-    prepared(settings.workspace, settings, subjects=12, segments=2)
-    summary = trainer.train(settings)
-    assert told == list(range(len(summary.history)))
-
-
 def test_a_tracker_that_fails_ends_a_run_on_workers_as_it_ends_one_here(tmp_path, prepared, ray_session, monkeypatch):
-    @contextmanager
-    def gone(*_):
-        def track(record):
-            raise ConfigError("the tracker is gone")
+    def track(record):
+        raise ConfigError("the tracker is gone")
 
-        yield track
+    monkeypatch.setattr(tracking, "tracked", lambda *_: nullcontext(track))
+    settings = settings_in(tmp_path, "none")
+    prepared(settings.workspace, settings, subjects=12, segments=2)
+    with pytest.raises(ConfigError, match="the tracker is gone"):
+        trainer.train(settings)
 
-    monkeypatch.setattr(tracking, "tracked", gone)
-    for workers in (0, 2):
-        train = {"epochs": 2, "passes": 1, "num_workers": workers}
-        settings = settings_in(tmp_path / str(workers), "none", train=train)
-        prepared(settings.workspace, settings, subjects=12, segments=2)
-        with pytest.raises(ConfigError, match="the tracker is gone"):
-            trainer.train(settings)
+    def workers_tell():
+        with trainer._epochs_told(track) as queue:
+            queue.put("an epoch")
+            while not queue.empty():
+                time.sleep(0.01)
+
+    with pytest.raises(ConfigError, match="the tracker is gone"):
+        workers_tell()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -23,7 +24,7 @@ from mmray.features.table import load
 from mmray.recordings import splits
 from mmray.schema import EMBEDDINGS, METRICS, PARTS, PREDICTIONS, recordings_of, recordings_table
 from mmray.storage import Workspace
-from mmray.training import trainer
+from mmray.training import tracking, trainer
 from mmray.training.checkpoint import load_run, read_checkpoint, write_checkpoint
 from tests.embedding import embedded
 from tests.half_written import half_written, leave_half
@@ -75,10 +76,29 @@ def test_every_system_trains_to_a_run_that_embeds_as_it_did(tmp_path, prepared, 
 
 @pytest.fixture(scope="module")
 def on_two_workers(tmp_path_factory, prepared, ray_session):
-    """The weights of an undisturbed run on two workers."""
+    """The weights of an undisturbed run on two workers, and the epochs that its tracker had been told when it ended."""
     settings = settings_in(tmp_path_factory.mktemp("there"), num_workers=2)
     workspace = prepared(settings.workspace, settings, subjects=24, segments=3, lone=3)
-    return weights(workspace, trainer.train(settings).run_id)
+    told: list[int] = []
+    over = threading.Event()
+    as_it_is = trainer._watched
+
+    def track(record) -> None:
+        if record.epoch == EPOCHS - 5:  # the workers get ahead
+            over.wait(120)
+        told.append(record.epoch)
+
+    def watched(*asked) -> None:
+        try:
+            as_it_is(*asked)
+        finally:
+            over.set()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracking, "tracked", lambda *_: nullcontext(track))
+        patch.setattr(trainer, "_watched", watched)
+        run_id = trainer.train(settings).run_id
+    return weights(workspace, run_id), list(told)
 
 
 def weights(workspace: Workspace, run_id: str) -> bytes:
@@ -250,26 +270,22 @@ def test_a_killed_driver_run_again_ends_with_the_same_weights(run, tmp_path, pre
     assert again.history[0].loss == MARK
 
 
-def test_a_killed_driver_of_two_workers_run_again_ends_with_the_same_weights(
-    on_two_workers, run, tmp_path, prepared, ray_session
+def test_epochs_that_workers_were_ahead_with_are_told_once_each_before_the_run_ends(on_two_workers):
+    assert on_two_workers[1] == list(range(EPOCHS))
+
+
+def test_a_killed_driver_of_two_workers_and_then_a_killed_worker_leave_the_weights_the_same(
+    on_two_workers, run, tmp_path, prepared
 ):
     settings = settings_in(tmp_path / "ws", num_workers=2)
     workspace = prepared(settings.workspace, settings, subjects=24, segments=3, lone=3)
-    kill_driver_after_two_epochs(settings, workspace, run[2].run_id, tmp_path)
-    again = trainer.train(settings)
-    assert weights(workspace, again.run_id) == on_two_workers
-    assert again.history[0].loss == MARK
-
-
-def test_a_killed_worker_is_replaced_and_the_weights_stay_the_same(
-    on_two_workers, run, tmp_path, prepared, ray_session
-):
-    settings = settings_in(tmp_path, num_workers=2)
-    workspace = prepared(settings.workspace, settings, subjects=24, segments=3, lone=3)
+    run_id = run[2].run_id
+    kill_driver_after_two_epochs(settings, workspace, run_id, tmp_path)
+    begun = len(read_checkpoint(workspace, "runs", run_id, trainer.CHECKPOINT).history)
     killed = []
 
     def kill_one() -> None:
-        wait_for_epoch(workspace, run[2].run_id, 2)
+        wait_for_epoch(workspace, run_id, begun + 2)
         ours = psutil.Process().children(recursive=True)
         workers = [process for process in ours if "RayTrainWorker" in " ".join(process.cmdline())]
         workers[-1].kill()
@@ -277,6 +293,7 @@ def test_a_killed_worker_is_replaced_and_the_weights_stay_the_same(
 
     killer = threading.Thread(target=kill_one, daemon=True)
     killer.start()
-    found = weights(workspace, trainer.train(settings).run_id)
+    again = trainer.train(settings)
     assert killed
-    assert found == on_two_workers
+    assert weights(workspace, again.run_id) == on_two_workers[0]
+    assert again.history[0].loss == MARK
