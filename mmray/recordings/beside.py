@@ -27,7 +27,7 @@ def names(path: Path) -> Beside:
     if suffix == ".set":
         return Beside((f"{stem}.fdt",))
     if suffix == ".vhdr":
-        said = {key.lower(): value.decode("utf-8", "replace") for key, value in _NAMED.findall(_head(path))}
+        said = {key.lower(): _text(value) for key, value in reversed(_NAMED.findall(_head(path)))}  # the first counts
         data, markers = said.get(b"datafile"), said.get(b"markerfile")
         samples = (data,) if data else (f"{stem}.eeg", f"{stem}.dat")
         # MNE falls back on the header's own name where the markers' is out of date
@@ -48,6 +48,13 @@ def _head(path: Path) -> bytes:
             return file.read(_HEADER_BYTES)
     except OSError:
         return b""  # whoever reads the recording is told
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("cp1252", "replace")  # of an older Recorder
 
 
 def _at_home(name: str) -> bool:

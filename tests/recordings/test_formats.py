@@ -211,6 +211,17 @@ def test_a_channel_of_the_electrodes_rate_stays_beside_one_of_another(tmp_path, 
     assert read_eeg(recording(path, "mne"), 1.0).channels == (*NAMES, "EOG")
 
 
+def test_what_an_edf_marks_as_bad_is_cut_out_beside_channels_of_other_rates(tmp_path, data):
+    records = [f"+{second}\x14\x14\0" for second in range(6)]
+    records[2] += "+2.5\x150.25\x14BAD blink\x14\0"
+    text = b"".join(record.encode().ljust(60, b"\0") for record in records)
+    notes = {"EDF Annotations": np.frombuffer(text, "<i2") * 0.1}  # of a microvolt a digit
+    path = write_edf(tmp_path / "a.edf", data, NAMES, RATE, "EDF+C", fast(data, 512) | notes)
+    signal = read_eeg(recording(path, "mne"), 1.0)
+    assert signal.spans == ((0, 500), (550, 1200))
+    assert signal.channels == tuple(NAMES)
+
+
 def test_electrodes_of_two_rates_are_refused_naming_one_of_each(tmp_path, data):
     path = write_edf(tmp_path / "a.edf", data, NAMES, RATE, others=fast(data, 400, "EEG Fz-REF"))
     with pytest.raises(

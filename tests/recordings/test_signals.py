@@ -333,6 +333,13 @@ def test_the_hash_of_a_header_changes_with_the_files_it_names(tmp_path, key):
     assert (content(str(header)).samples_sha256 != before.samples_sha256) == (key == "DataFile")
 
 
+def test_a_header_of_an_older_recorder_and_with_a_comment_names_its_files(tmp_path):
+    header = tmp_path / "a.vhdr"
+    text = "[Common Infos]\nDataFile=Pr\xfcfung.eeg\nMarkerFile=m.vmrk\n[Comment]\nDataFile=another.eeg\n"
+    header.write_bytes(text.encode("cp1252"))
+    assert beside.names(header) == (("Prüfung.eeg",), ("m.vmrk", "a.vmrk"))
+
+
 @pytest.mark.parametrize("name", ["/dev/zero", "../outside.eeg", "."])
 def test_what_a_header_names_outside_its_folder_is_not_hashed(tmp_path, name):
     (tmp_path / "outside.eeg").write_bytes(b"x")
