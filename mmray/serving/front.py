@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -26,6 +27,8 @@ def settings(folder: str, request_timeout_s: float) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/metrics.sock",
         # its log lines hold whole addresses, and an address may hold the key: they go where nobody listens
         "RAY_SERVE_HAPROXY_LOG_TARGET": f"{folder}/nobody.sock",
+        # where it sends requests while it knows no replica: at Serve's own 8500, to another endpoint of this machine
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(_free_port()),
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # a line a request, read in Python; the replicas count themselves
         # a replica that dies takes the requests in it along; each may be asked twice, so the front asks another one.
         # It can where the whole request lies in its buffer.
@@ -62,6 +65,12 @@ def short_folder() -> str | None:
     """
     left = 97 - len(f"/mms-12345678/{'0' * 56}/metrics.sock")
     return None if len(os.fsencode(tempfile.gettempdir())) <= left else "/tmp"  # nosec B108 # mkdtemp's parent
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+        return port
 
 
 def _binary() -> str:

@@ -99,9 +99,6 @@ def serving(config: Config, folder: Path, cpus: int = 2, start: str = START, **s
     output = folder / "output"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"PYTHONPATH": str(ROOT), "TMPDIR": str(scratch)}
-    # where HAProxy sends requests while it knows no replica: endpoints of one machine that share it, as by default,
-    # are asked for one another
-    environment |= {"RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port())}
     with output.open("w") as stream:
         process = subprocess.Popen(
             [sys.executable, "-c", start, str(folder / "config.yaml")],
