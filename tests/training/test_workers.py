@@ -24,7 +24,8 @@ from mmray.training.checkpoint import Checkpoint, read_checkpoint, write_checkpo
 from mmray.training.loop import Place, fit
 from tests.training.conftest import generated_tables
 
-# one batch an epoch, so an epoch's mean loss is a step's; at 1e-2 a step magnifies how one rounds; 17 subjects, so that one worker of two has a row of padding
+# one batch an epoch, so an epoch's mean loss is a step's; at 1e-2 a step would magnify how one rounds. 17 subjects, so
+# that one worker of two has a row of padding
 TRAIN = config.Train(epochs=20, passes=1, batch_size=32, segments=2, patience=99, learning_rate=6e-3)
 
 
