@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -15,12 +17,22 @@ import pytest
 
 from benchmarks import faults, loopback, stages
 from benchmarks.loopback import Loopback
-from mmray import cli, config
+from mmray import config
 from mmray.config import Config
 from mmray.serving.retriever import Retriever
 from mmray.storage import Workspace
 
 JOBS = ("prepare", "train", "sweep", "index", "serve")
+# one Ray for all stages
+RUN = """
+import sys
+from mmray import cli, cluster
+from mmray.config import Cluster
+with cluster.session(Cluster()):
+    for stage in sys.argv[2:]:
+        if cli.main([stage, "--config", f"{sys.argv[1]}/{stage}.yaml"]):
+            sys.exit(f"{stage} failed")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +42,7 @@ def there() -> Iterator[Loopback]:
 
 
 @pytest.fixture(scope="module")
-def single(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Config:
+def single(tmp_path_factory: pytest.TempPathFactory) -> Config:
     """The study, and every artefact of a run on one node's embedded Ray; a file of settings for each stage."""
     folder = tmp_path_factory.mktemp("single")
     settings = stages.settings_of(folder)
@@ -39,10 +51,13 @@ def single(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Confi
             stages.of_stage(settings, stage, settings.workspace), {"study.root": settings.study.root}
         )
         (folder / f"{stage}.yaml").write_text(config.to_yaml(given))
-    for stage in stages.STAGES[:-1]:
-        if stage == "train":
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    for part in (("recordings", "prepare"), ("train", "sweep", "index")):
+        command = [sys.executable, "-c", RUN, str(folder), *part]
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr[-2000:]
+        if "prepare" in part:
             shutil.copytree(settings.workspace, folder / "prepared")
-        assert cli.main([stage, "--config", str(folder / f"{stage}.yaml")]) == 0, stage
     return settings
 
 
