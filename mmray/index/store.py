@@ -330,8 +330,9 @@ def _cached(workspace: Workspace, manifest: Manifest) -> Path:
                 shutil.rmtree(folder, ignore_errors=True)
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         for copy in root.iterdir():
-            if time.time() - copy.stat().st_mtime > _UNUSED_S:
-                shutil.rmtree(copy, ignore_errors=True)
+            with suppress(FileNotFoundError):  # another process tidies as well, or has just finished its copy
+                if time.time() - copy.stat().st_mtime > _UNUSED_S:
+                    shutil.rmtree(copy, ignore_errors=True)
         partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=root))
         try:
             for name in manifest.files:

@@ -19,7 +19,6 @@ from mmray.storage import Workspace
 
 logger = logging.getLogger("ray.serve")
 
-
 _LONGEST_PAUSE_S = 300.0  # between tries of a version that was refused: each reads its files whole
 
 
