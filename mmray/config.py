@@ -47,7 +47,14 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 def _absolute(place: str) -> str:
-    return place if not place or "://" in place else os.path.abspath(os.path.expanduser(place))
+    if "://" not in place:
+        return os.path.abspath(os.path.expanduser(place)) if place else place
+    if re.match(r"[^/]*://[^/@:]*:[^/@]*@", place):
+        # the settings are saved beside every result, and messages name the workspace
+        raise ValueError(
+            "the URI holds a secret; put it in the environment, as AWS_SECRET_ACCESS_KEY or MMRAY_MILVUS_TOKEN"
+        )
+    return place
 
 
 _T = TypeVar("_T")
@@ -776,6 +783,7 @@ def _scalar(text: str) -> Any:
 
 def _explain(location: tuple[Any, ...], kind: str, message: str, given: Any) -> str:
     key = ".".join(str(part) for part in location)
+    message = message.removeprefix("Value error, ")  # pydantic's word for a rule of ours
     if kind == "literal_error":
         near = difflib.get_close_matches(str(given), re.findall(r"'([^']*)'", message), n=1)
         return f"config: {key}: {message}, not {given!r}" + (f"; did you mean '{near[0]}'?" if near else "")

@@ -117,3 +117,17 @@ def test_a_scientific_field_changes_a_digest() -> None:
 def test_any_text_survives_the_override_syntax(text: str) -> None:
     text = text.encode("utf-8", "replace").decode()  # a lone surrogate is no text
     assert config.load(None, [config.override("features.eeg.montage", text)]).features.eeg.montage == text
+
+
+@pytest.mark.parametrize("key", ["workspace", "study.root"])
+def test_a_secret_in_a_uri_is_refused_and_not_repeated(key: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        config.load(None, [f"{key}=s3://AKIAX:hunter2@bucket/ws"])  # pragma: allowlist secret
+    assert key in str(refused.value)
+    assert "environment" in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("place", ["gs://anonymous@bucket/ws", "s3://bucket/a:b@c", "hdfs://host:8020/x@y"])
+def test_a_uri_without_a_secret_stays_as_it_is(place: str) -> None:
+    assert config.load(None, [f"workspace={place}"]).workspace == place
