@@ -1,4 +1,4 @@
-"""API keys: serving/keys.json of the workspace, which replicas read again while they serve.
+"""API keys: serving/keys/NAME.json of the workspace, which replicas read again while they serve.
 
 A key is printed once, when it is made; the file holds a digest that opens nothing. Two entries of one name are a
 rotation: the older one ends when the overlap does.
@@ -23,7 +23,7 @@ from mmray.storage import Workspace
 logger = logging.getLogger("ray.serve")
 
 STARTED = "started"  # the name of the key given to, or made by, `mmray serve`
-_PLACE = ("serving", "keys.json")
+_PLACE = ("serving", "keys")  # a file a name: whoever changes one name cannot undo what another does to another
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _DAY_S = 86400.0
 _MOST_DAYS = 36_500  # a hundred years; a calendar ends, and NaN never comes
@@ -108,17 +108,30 @@ def read(workspace: Workspace) -> list[Key]:
     Raises:
         WorkspaceError: the file is not one of ours.
     """
-    if not workspace.exists(*_PLACE):
-        return []
+    files = [name for name in workspace.names(*_PLACE) if name.endswith(".json")]
+    return [key for name in files for key in _read(workspace, name.removesuffix(".json"))]
+
+
+def _read(workspace: Workspace, name: str) -> list[Key]:
+    """The entries of one name; none where it has none, or was revoked a moment ago."""
+    place = _place(name)
     try:
-        keys = [Key(**entry) for entry in workspace.read_json(*_PLACE)["keys"]]
-        if any(len(bytes.fromhex(key.sha256)) != 32 for key in keys):
+        keys = [Key(**entry) for entry in workspace.read_json(*place)["keys"]]
+        if any(key.name != name or len(bytes.fromhex(key.sha256)) != 32 for key in keys):
             raise ValueError
     except (TypeError, KeyError, ValueError):
         raise WorkspaceError(
-            f"workspace {workspace.root}: {'/'.join(_PLACE)} is damaged; remove it and make the keys anew"
+            f"workspace {workspace.root}: {'/'.join(place)} is damaged; remove it and make the key anew"
         ) from None
+    except WorkspaceError:
+        if not workspace.exists(*place):
+            return []
+        raise
     return keys
+
+
+def _place(name: str) -> tuple[str, ...]:
+    return (*_PLACE, f"{name}.json")
 
 
 def add(workspace: Workspace, name: str, rate: int | None = None, expires_days: float | None = None) -> MadeKey:
@@ -135,14 +148,13 @@ def add(workspace: Workspace, name: str, rate: int | None = None, expires_days: 
         raise ConfigError(f"keys: the name {name[:40]!r} is not 1 to 40 letters, digits, _ or -, or is {STARTED!r}")
     if (rate is not None and rate < 1) or (expires_days is not None and not 0 < expires_days <= _MOST_DAYS):
         raise ConfigError(f"keys: a rate is at least 1/min, and an expiry more than 0 and at most {_MOST_DAYS} days")
-    keys = read(workspace)
-    if any(key.name == name for key in keys):
+    if workspace.exists(*_place(name)):
         raise ConfigError(
             f"keys: {name} is there already; see `mmray keys rotate {name}` and `mmray keys revoke {name}`"
         )
     now = time.time()
     expires = None if expires_days is None else now + expires_days * _DAY_S
-    return _write(workspace, keys, Key(name, "", rate, now, expires))
+    return _write(workspace, [], Key(name, "", rate, now, expires))
 
 
 def rotate(workspace: Workspace, name: str, overlap_hours: float = 24.0) -> MadeKey:
@@ -154,19 +166,15 @@ def rotate(workspace: Workspace, name: str, overlap_hours: float = 24.0) -> Made
     if not 0 <= overlap_hours <= 24 * _MOST_DAYS:
         raise ConfigError(f"keys: an overlap of {overlap_hours:g} hours; it must be from 0 to {24 * _MOST_DAYS}")
     now = time.time()
-    keys = read(workspace)
-    of_name = [key for key in keys if key.name == name]
+    of_name = _read(workspace, name) if _NAME.fullmatch(name) else []
     if not of_name:
         raise ConfigError(f"keys: there is no key {name[:40]!r}; see `mmray keys list`")
     newest = of_name[-1]
     life_s = None if newest.expires is None else newest.expires - newest.made
     end = now + overlap_hours * 3600
-    kept = [
-        replace(key, expires=end if key.expires is None else min(end, key.expires)) if key.name == name else key
-        for key in keys
-    ]
+    kept = [replace(key, expires=end if key.expires is None else min(end, key.expires)) for key in of_name]
     fresh = Key(name, "", newest.rate, now, None if life_s is None else now + life_s)
-    return _write(workspace, [key for key in kept if key.name != name or key.holds(now)], fresh)
+    return _write(workspace, [key for key in kept if key.holds(now)], fresh)
 
 
 def revoke(workspace: Workspace, name: str) -> Revoked:
@@ -175,11 +183,9 @@ def revoke(workspace: Workspace, name: str) -> Revoked:
     Raises:
         ConfigError: there is none.
     """
-    keys = read(workspace)
-    left = [key for key in keys if key.name != name]
-    if len(left) == len(keys):
+    if not _NAME.fullmatch(name) or not workspace.exists(*_place(name)):
         raise ConfigError(f"keys: there is no key {name[:40]!r}; see `mmray keys list`")
-    workspace.write_json({"keys": [asdict(key) for key in left]}, *_PLACE)
+    workspace.delete(*_place(name))
     return Revoked(name)
 
 
@@ -228,7 +234,6 @@ class Keyring:
         self._buckets: dict[str, Bucket] = {}
         self._lock = threading.Lock()
         self._failed = ""
-        self._modified: float | None = None
         self._keys: Sequence[tuple[bytes, Key]] = ()
         self._take_over([] if workspace is None else read(workspace))
 
@@ -282,10 +287,10 @@ class Keyring:
             return 0.0 if bucket is None else bucket.take()
 
 
-def _write(workspace: Workspace, keys: list[Key], fresh: Key) -> MadeKey:
+def _write(workspace: Workspace, kept: list[Key], fresh: Key) -> MadeKey:
     key = secrets.token_urlsafe(32)
-    entries = [asdict(entry) for entry in (*keys, replace(fresh, sha256=digest(key)))]
-    workspace.write_json({"keys": entries}, *_PLACE)
+    entries = [asdict(entry) for entry in (*kept, replace(fresh, sha256=digest(key)))]
+    workspace.write_json({"keys": entries}, *_place(fresh.name))
     return MadeKey(fresh.name, key)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,7 +29,7 @@ def name_of(ring: Keyring, key: str) -> str | None:
 def test_no_file_of_the_workspace_holds_the_key_itself(workspace: Workspace, tmp_path: Path) -> None:
     made = keys.add(workspace, "clinic")
     assert len(made.key) >= 40
-    text = (tmp_path / "serving" / "keys.json").read_text()
+    text = (tmp_path / "serving" / "keys" / "clinic.json").read_text()
     assert made.key not in text
     assert json.loads(text)["keys"][0]["sha256"] == keys.digest(made.key)
 
@@ -159,11 +161,30 @@ def test_a_damaged_file_refuses_the_start_and_leaves_a_running_ring_as_it_was(
 ) -> None:
     made = keys.add(workspace, "clinic")
     ring = Keyring(None, workspace)
-    workspace.write_text(content, "serving", "keys.json")
+    workspace.write_text(content, "serving", "keys", "clinic.json")
     ring.refresh()
     assert name_of(ring, made.key) == "clinic"
-    with pytest.raises(WorkspaceError, match=r"keys\.json"):
+    with pytest.raises(WorkspaceError, match=r"keys/clinic\.json"):
         Keyring(None, workspace)
+
+
+def test_those_who_make_and_revoke_at_once_undo_nothing_of_one_another(workspace: Workspace) -> None:
+    left, gone = [f"left{n}" for n in range(40)], [f"gone{n}" for n in range(40)]
+    for name in gone:
+        keys.add(workspace, name)
+    with ThreadPoolExecutor(8) as pool:
+        for done in [*pool.map(partial(keys.add, workspace), left), *pool.map(partial(keys.revoke, workspace), gone)]:
+            assert done
+    assert {key.name for key in keys.read(workspace)} == set(left)
+
+
+@pytest.mark.parametrize("name", ["../clinic", "serving/keys/clinic", ""])
+def test_a_name_that_no_key_has_revokes_and_rotates_nothing(workspace: Workspace, name: str) -> None:
+    keys.add(workspace, "clinic")
+    for change in (keys.revoke, keys.rotate):
+        with pytest.raises(ConfigError, match="there is no key"):
+            change(workspace, name)
+    assert [key.name for key in keys.read(workspace)] == ["clinic"]
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a.b", "../x", keys.STARTED, "x" * 41])
