@@ -345,7 +345,7 @@ class Train(Section):
     )
     clip_norm: Positive | None = Field(1.0, description="norm that a longer gradient is cut to; null: none")
     weight_decay: float = Field(1e-2, ge=0, description="of AdamW, on matrices alone")
-    retrieval_weight: float = Field(1.0, ge=0, description="w_r, of eq. 6")
+    retrieval_weight: float = Field(1.0, ge=0, description="w_r, of eq. 6; validation MRR picks the epoch at 0 as well")
     classification_weight: float = Field(0.5, ge=0, description="w_c, of the cross-entropy")
     class_weights: bool = Field(
         False,
@@ -697,6 +697,8 @@ def laid_over(config: Config, values: dict[str, Any]) -> Config:
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"config: {key} is not a setting; {parent} is a value, not a section")
         node[leaf] = value
     return from_dict(tree)
 

@@ -119,6 +119,11 @@ def test_any_text_survives_the_override_syntax(text: str) -> None:
     assert config.load(None, [config.override("features.eeg.montage", text)]).features.eeg.montage == text
 
 
+def test_a_key_below_a_value_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"train\.fold\.x is not a setting; fold is a value"):
+        config.laid_over(config.Config(), {"train.fold.x": 1})
+
+
 @pytest.mark.parametrize("key", ["workspace", "study.root"])
 def test_a_secret_in_a_uri_is_refused_and_not_repeated(key: str) -> None:
     with pytest.raises(ConfigError) as refused:

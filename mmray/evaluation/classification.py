@@ -52,10 +52,15 @@ def classification_metrics(
         figures["F1"] = _f1(label_S, guess_S, classes, weight_NS)
         scored = (1,) if classes == 2 else tuple(np.unique(label_S))
         figures["AUC"] = np.mean([_auc(label_S == c, probability_SC[:, c], weight_NS) for c in scored], axis=0)
-    figures["cross_entropy"] = weight_NS @ -np.log(np.clip(own_S, _SMALLEST, 1)) / total_N
+    figures["cross_entropy"] = weight_NS @ cost(own_S) / total_N
     figures["Brier"] = weight_NS @ error_S / total_N
     figures["ECE"] = _calibration_error(guess_S == label_S, probability_SC.max(axis=1), weight_NS)
     return figures
+
+
+def cost(probability_S: NDArray[Any]) -> NDArray[np.float64]:
+    """What each person adds to the cross-entropy, in nats, from the probability of the class that he is of."""
+    return np.asarray(-np.log(np.clip(probability_S, _SMALLEST, 1)), dtype=np.float64)
 
 
 def chance_levels(label_S: NDArray[np.integer[Any]], classes: int) -> dict[str, float]:

@@ -133,7 +133,7 @@ def compare(settings: Config, sweeps: list[str] | None = None) -> CompareSummary
         workspace.root,
         report,
         told.verdict,
-        [row for row in tables["retrieval"] if row["metric"] == "R@1"],
+        [row for row in tables.get("retrieval", ()) if row["metric"] == "R@1"],
         len(plan.trials),
         found.study.finished,
         found.study.failed,

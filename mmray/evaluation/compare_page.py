@@ -6,6 +6,7 @@ from html import escape
 from string import Template
 
 from mmray.evaluation import compare_sections as sections
+from mmray.evaluation import exhibits
 from mmray.evaluation.compare_html import Told, arrows, details, files_of, grid, items, said
 from mmray.evaluation.explain_page import template
 
@@ -28,7 +29,7 @@ def page(told: Told) -> str:
         ("runtime", "Runtime", _runtime(told)),
         ("made", "How this was made", _made(told)),
     ]
-    systems = list(dict.fromkeys(row["variant"] for row in told.tables["retrieval"]))
+    systems = exhibits.systems(told.tables)
     return Template(template("compare.html")).substitute(
         style=template("style.css"),
         sweeps=escape(", ".join(told.sweeps)),

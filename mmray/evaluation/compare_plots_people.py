@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -62,7 +64,7 @@ def pairs(rows: list[Row]) -> Figure | None:
             axis.text(
                 x,
                 y,
-                f"{0.0 - round(row['difference'], 2):+.2f}{'*' if differ else ''}".replace("0.", ".", 1),
+                re.sub(r"^([+-])0\.", r"\1.", f"{0.0 - round(row['difference'], 2):+.2f}") + "*" * differ,
                 ha="center",
                 va="center",
                 fontsize=min(9.0, 72 / len(variants)),

@@ -30,7 +30,9 @@ from mmray.evaluation.table import number, p_text
 
 def retrieval(told: Told) -> str:
     """Retrieval, every figure beside its chance."""
-    rows = told.tables["retrieval"]
+    rows = told.tables.get("retrieval", [])
+    if not rows:
+        return absent(told, "retrieval")
     with_ceiling = any(row["ceiling"] is not None for row in rows)
     head = ["system", "figure", "95 %", "chance", "p", "95 % of chance", "gallery", "people"]
     body = []
@@ -45,7 +47,8 @@ def retrieval(told: Told) -> str:
         body.append((f"{called(row)}, {DIRECTIONS[row['direction']]}", cells))
     note = (
         "A query is one person's recordings of one modality, the gallery every test person of their fold in the other. "
-        "Ties count against the query. p: pairings (for mAP: labels) permuted between people of a fold. mAP ranks "
+        "Ties count against the query. p: pairings (for mAP: labels) permuted between people of a fold, and of several "
+        "folds spread by the root of 2, since each fold's answers taught the others' fits. mAP ranks "
         "other people of the same label. Median rank: of people's mean rank over seeds, small is good."
     )
     if with_ceiling:
@@ -139,7 +142,8 @@ def classification(told: Told) -> str:
         f"{rows[0]['people']} labelled people, both modalities of each. Chance is the best constant answer that knows "
         "the classes' shares. p and the last interval ask something else: labels are permuted between people, so a "
         "small p says that answers follow the labels, not that they beat the constant answer. Who is right more often "
-        "than not, but far too sure, has a small p and a cross-entropy worse than chance."
+        "than not, but far too sure, has a small p and a cross-entropy worse than chance. Of several folds, permuted "
+        "figures are spread by the root of 2, since each fold's answers taught the others' fits."
     )
     if not any(row["metric"] == "F1" for row in rows):
         note += " All are of one class, so balanced accuracy, F1 and AUC are undefined."

@@ -17,7 +17,8 @@ def rows_of(workspace: Workspace, settings: Config, fits: Fits) -> list[Row]:
     card: list[tuple[str, str]] = [("study", settings.study.kind)]
     if workspace.exists("recordings.parquet"):
         found = workspace.read_table("recordings.parquet").to_pylist()
-        label_of = {row["subject_id"]: _label(row) for row in found}
+        # a person's recordings may be labelled in part, and never in contradiction
+        label_of = {row["subject_id"]: _label(row) for row in sorted(found, key=lambda row: row["label"] is not None)}
         card.append(("people", str(len(label_of))))
         card.append(("people by label", _counted(label_of.values())))
         card.append(("recordings", _counted(row["modality"] for row in found)))

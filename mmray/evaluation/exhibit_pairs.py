@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from mmray.evaluation import comparison, statistics
+from mmray.evaluation import classification, comparison, statistics
 from mmray.evaluation.classification import LOWER_IS_BETTER
 from mmray.evaluation.fits import Fits
 from mmray.evaluation.paired import values_by_pair
@@ -22,7 +22,6 @@ COMPARED = ("R@1", "MRR", "cross_entropy", "balanced_accuracy")
 RANKED = ("MRR", "cross_entropy")
 LEVEL = 0.05
 _DIRECTIONS: dict[str, tuple[Modality, Modality]] = {"eeg->audio": ("eeg", "audio"), "audio->eeg": ("audio", "eeg")}
-_SMALLEST = 1e-15  # as in `classification`
 
 
 def per_person(rows: Sequence[Row], metric: str, direction: str | None = None) -> dict[str, float]:
@@ -30,7 +29,8 @@ def per_person(rows: Sequence[Row], metric: str, direction: str | None = None) -
 
     Args:
         rows: one a fold and seed.
-        metric: of retrieval; or cross_entropy or correct (1 or 0), of those whose label is known.
+        metric: of retrieval, where a fold tests two people or more; or cross_entropy or correct (1 or 0), of those
+            whose label is known.
     """
     found: dict[str, list[float]] = defaultdict(list)
     for row in rows:
@@ -39,7 +39,9 @@ def per_person(rows: Sequence[Row], metric: str, direction: str | None = None) -
             for subject, label, p_C in zip(one.subject_U, one.label_U, one.probability_UC, strict=True):
                 if label >= 0:
                     right = float(p_C.argmax() == label)
-                    found[subject].append(right if metric == "correct" else -np.log(np.clip(p_C[label], _SMALLEST, 1)))
+                    found[subject].append(right if metric == "correct" else float(classification.cost(p_C[label])))
+            continue
+        if len(one.subject_U) < 2:
             continue
         ways = _DIRECTIONS.values() if direction is None else [_DIRECTIONS[direction]]
         own = [
@@ -53,7 +55,7 @@ def per_person(rows: Sequence[Row], metric: str, direction: str | None = None) -
 
 def median_rank(fits: Fits, variant: str, direction: str) -> Row:
     """The median over people of their mean rank over seeds, with a 95 % interval; chance is (gallery + 1) / 2."""
-    rows = fits.picked(variant, "validation_mrr")
+    rows = [row for row in fits.picked(variant, "validation_mrr") if len(row["subject_id"]) > 1]
     own = per_person(rows, "median_rank", direction)
     value_S = np.array([own[subject] for subject in sorted(own)])
     interval = statistics.bootstrap_subjects(

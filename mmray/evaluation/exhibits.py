@@ -40,6 +40,12 @@ def tables(fits: Fits) -> tuple[Tables, dict[str, str]]:
     return {name: rows for name, rows in found.items() if rows}, _left_out(fits, found)
 
 
+def systems(tables: Tables) -> list[str]:
+    """The compared systems, in the plan's order."""
+    rows = next(tables[name] for name in ("retrieval", "classification", "status") if tables.get(name))
+    return list(dict.fromkeys(row["variant"] for row in rows))
+
+
 def status(fits: Fits) -> list[Row]:
     """Planned, finished, failed and missing fits of each variant."""
     rows = []
@@ -62,6 +68,7 @@ def retrieval(fits: Fits) -> list[Row]:
     rows = []
     for variant in fits.shown:
         gallery = [len(row["subject_id"]) for row in fits.picked(variant, "validation_mrr")]
+        gallery = [people for people in gallery if people > 1] or [0]
         about = {"gallery_smallest": min(gallery), "gallery_largest": max(gallery), "complete": fits.complete(variant)}
         figures = [f for f in fits.study.figures[variant] if f.task == "retrieval"]
         for direction in dict.fromkeys(f.direction for f in figures):
@@ -148,9 +155,16 @@ def runtime(fits: Fits) -> list[Row]:
 
 
 def from_search(table: list[Row], importance: dict[str, float] | None) -> Tables:
-    """A search's trials and the shares of their variance that each parameter explains, the largest first."""
+    """A search's trials that were fitted, and the shares of their variance that each parameter explains, the largest
+    first; those that could not be fitted, each with its reason."""
     shares = sorted((importance or {}).items(), key=lambda item: (-item[1], item[0]))
-    found = {"search": table, "search_importance": [{"parameter": p, "share": share} for p, share in shares]}
+    fitted = [{k: v for k, v in row.items() if k != "error"} for row in table if row["error"] is None]
+    failed = [{k: v for k, v in row.items() if k != "value"} for row in table if row["error"] is not None]
+    found = {
+        "search": fitted,
+        "search_failures": failed,
+        "search_importance": [{"parameter": p, "share": share} for p, share in shares],
+    }
     return {name: rows for name, rows in found.items() if rows}
 
 
@@ -167,6 +181,10 @@ def _left_out(fits: Fits, found: Tables) -> dict[str, str]:
         said = "no fold has two classes among its test people"
     for name in ("classification", "f1", "cross_entropy_by_rate", "reliability"):
         reasons[name] = said
+    reasons["retrieval"] = (
+        "every fold tests one person, who is found whatever a system does; with fewer split.folds under a new "
+        "split.name there is something to find"
+    )
     reasons["accuracy_per_epoch"] = "no validation person has a label, so no epoch has an accuracy"
     spoken = any(row["by_task"] for rows in fits.finished.values() for row in rows)
     for name in ("confusion", "balanced_accuracy_by_task"):
@@ -180,9 +198,9 @@ def _left_out(fits: Fits, found: Tables) -> dict[str, str]:
         if row["f1"] is None:
             partly["f1"].add(row["fold"])
     compared = [row for row in found["retrieval"] if row["metric"] == "mAP"]
-    if labels and not compared:
+    if labels and found["retrieval"] and not compared:
         left["mAP"] = "in no fold do test people of one class have both others of it and others of another"
-    elif labels and min(row["people"] for row in compared) < len(labels):
+    elif compared and min(row["people"] for row in compared) < len(labels):
         fewest = min(row["people"] for row in compared)
         left["mAP of some people"] = (
             f"{len(labels) - fewest} of {len(labels)} have nobody of their class, or nobody of another, among the test "

@@ -2,6 +2,14 @@
 
 A subject is tested in one fold and once a seed; seeds are averaged first, since they are draws of the fit and not of
 people. Pairings are permuted between the subjects of a fold, by one permutation for all seeds.
+
+Permuting answers while the fits stay as they are is exact for one fold, whose answers its fit never saw. Over several
+folds it is not: each fold's answers taught the fits of the others, so that two people speak of one another twice, once
+as taught and tested and once the other way round, and by chance they do so with one voice. What a fit learns of its
+people one by one, and of their pairs, then varies over draws of the world with at most twice the variance that
+permutations show (each pair's term is counted twice instead of once). So deviations from the mean of the permuted
+figures are widened by the root of two wherever folds are pooled; Nadeau & Bengio (2003, doi 10.1023/A:1024068626366)
+correct the variance of cross-validated figures for the same reason, by 1 + K / (K - 1) for K folds.
 """
 
 from __future__ import annotations
@@ -22,6 +30,7 @@ from mmray.evaluation.retrieval_figures import Ceilings
 from mmray.schema import MODALITIES, Modality
 
 RANKED = ("R@1", "R@5", "R@10", "MRR")
+_WIDENED = 2**0.5  # of folds whose fits learned from one another's answers
 
 
 @dataclass(frozen=True)
@@ -68,8 +77,10 @@ class Figure:
     per_subject: dict[str, float]
 
 
-def pool(tested: Sequence[Tested], settings: config.Evaluate, seed: int, ceilings: dict[int, Ceilings]) -> list[Figure]:
-    """Every pooled figure of one system.
+def retrieved(
+    tested: Sequence[Tested], settings: config.Evaluate, seed: int, ceilings: dict[int, Ceilings]
+) -> list[Figure]:
+    """Every pooled retrieval figure of one system; of folds that test two people or more, since one is always found.
 
     Args:
         tested: one entry a fold and seed; every fold has the same seeds.
@@ -78,56 +89,64 @@ def pool(tested: Sequence[Tested], settings: config.Evaluate, seed: int, ceiling
         ceilings: fold -> the oracle's figures; empty where there is no truth.
     """
     folds: dict[int, list[Tested]] = defaultdict(list)
-    for one in tested:
-        folds[one.fold].append(one)
+    for one in sorted(tested, key=lambda one: one.fold):
+        if len(one.subject_U) > 1:
+            folds[one.fold].append(one)
+    if not folds:
+        return []
     figures: list[Figure] = []
     for query, target in permutations(MODALITIES, 2):
-        for metric in retrieval.telling(RANKED, max(len(one.subject_U) for one in tested)):
-            figures.append(_ranked(folds, query, target, metric, settings, seed, ceilings))
+        figures += _ranked(folds, query, target, settings, seed, ceilings)
         figures += _same_label(folds, query, target, settings, seed)
-    return [*figures, *_classified(folds, settings, seed)]
+    return figures
 
 
 def _ranked(
     folds: dict[int, list[Tested]],
     query: Modality,
     target: Modality,
-    metric: str,
     settings: config.Evaluate,
     seed: int,
     ceilings: dict[int, Ceilings],
-) -> Figure:
+) -> list[Figure]:
     direction = f"{query}->{target}"
-    own: dict[str, float] = {}
-    permuted_NS: list[NDArray[np.float64]] = []
-    weights, chances, tops = [], [], []
-    for number, (fold, fits) in enumerate(sorted(folds.items())):
+    metrics = retrieval.telling(RANKED, max(len(fits[0].subject_U) for fits in folds.values()))
+    own: dict[str, dict[str, float]] = {metric: {} for metric in metrics}
+    permuted: dict[str, list[NDArray[np.float64]]] = {metric: [] for metric in metrics}
+    for number, fits in enumerate(folds.values()):
         subjects = fits[0].subject_U
-        value_UU = np.mean(
-            [values_by_pair(f.vector_UE[query], np.arange(len(subjects)), f.vector_UE[target])[metric] for f in fits], 0
+        row_U = np.arange(len(subjects))
+        pairing_NU = statistics.permuted_pairings(row_U, settings.permutations, seed + number)
+        each = [values_by_pair(fit.vector_UE[query], row_U, fit.vector_UE[target]) for fit in fits]
+        for metric in metrics:
+            value_UU = np.mean([values[metric] for values in each], 0)
+            own[metric] |= dict(zip(subjects, np.diagonal(value_UU).tolist(), strict=True))
+            permuted[metric].append(value_UU[row_U, pairing_NU])
+    weights = [len(fits[0].subject_U) for fits in folds.values()]
+    figures = []
+    for metric in metrics:
+        value_S = _in_order(own[metric])
+        interval = statistics.bootstrap_subjects(value_S, lambda v: v.mean(-1), settings.bootstraps, seed)
+        chance = float(np.average([retrieval.chance(metric, people) for people in weights], weights=weights))
+        permuted_N = _widened(np.concatenate(permuted[metric], 1).mean(1), len(folds))
+        tops = [ceilings.get(fold, {}).get(direction, {}).get(metric) for fold in folds]
+        ceiling = None
+        if None not in tops:
+            ceiling = float(np.average(np.array(tops, dtype=float), weights=weights))
+        figures.append(
+            _figure(
+                "retrieval",
+                direction,
+                metric,
+                value_S.mean(),
+                interval,
+                chance,
+                permuted_N,
+                ceiling,
+                own[metric],
+            )
         )
-        own |= dict(zip(subjects, np.diagonal(value_UU).tolist(), strict=True))
-        pairing_NU = statistics.permuted_pairings(np.arange(len(subjects)), settings.permutations, seed + number)
-        permuted_NS.append(value_UU[np.arange(len(subjects)), pairing_NU])
-        weights.append(len(subjects))
-        chances.append(retrieval.chance(metric, len(subjects)))
-        tops.append(ceilings.get(fold, {}).get(direction, {}).get(metric))
-    value_S, permuted_N = _in_order(own), np.concatenate(permuted_NS, 1).mean(1)
-    ceiling = (
-        None if any(top is None for top in tops) else float(np.average(np.array(tops, dtype=float), weights=weights))
-    )
-    interval = statistics.bootstrap_subjects(value_S, lambda v: v.mean(-1), settings.bootstraps, seed)
-    return _figure(
-        "retrieval",
-        direction,
-        metric,
-        value_S.mean(),
-        interval,
-        float(np.average(chances, weights=weights)),
-        permuted_N,
-        ceiling,
-        own,
-    )
+    return figures
 
 
 def _same_label(
@@ -139,7 +158,7 @@ def _same_label(
     """
     own: dict[str, float] = {}
     permuted_NS, chances = [], []
-    for number, (_, fits) in enumerate(sorted(folds.items())):
+    for number, fits in enumerate(folds.values()):
         known_U = fits[0].label_U >= 0
         label_L = fits[0].label_U[known_U]
         same_L = (label_L[:, None] == label_L).sum(1) - 1
@@ -167,19 +186,26 @@ def _same_label(
         return []
     value_S = _in_order(own)
     interval = statistics.bootstrap_subjects(value_S, lambda v: v.mean(-1), settings.bootstraps, seed)
-    permuted_N = np.nanmean(np.concatenate(permuted_NS, 1), 1)
+    permuted_N = _widened(np.nanmean(np.concatenate(permuted_NS, 1), 1), len(permuted_NS))
     direction = f"{query}->{target}"
     return [
         _figure("retrieval", direction, "mAP", value_S.mean(), interval, float(np.mean(chances)), permuted_N, None, own)
     ]
 
 
-def _classified(folds: dict[int, list[Tested]], settings: config.Evaluate, seed: int) -> list[Figure]:
-    """Figures of each seed over all people, averaged over seeds."""
+def classified(tested: Sequence[Tested], settings: config.Evaluate, seed: int) -> list[Figure]:
+    """Every pooled classification figure of one system: of each seed over all people, averaged over seeds.
+
+    Args:
+        As `retrieved`.
+    """
     by_seed: dict[int, list[Tested]] = defaultdict(list)
-    for fold in sorted(folds):
-        for fit in folds[fold]:
-            by_seed[fit.seed].append(fit)
+    there = sorted((fit for fit in tested if fit.subject_U), key=lambda fit: fit.fold)
+    if not there:
+        return []
+    for fit in there:
+        by_seed[fit.seed].append(fit)
+    folds = len({fit.fold for fit in there})
     first = next(iter(by_seed.values()))
     label_S = np.concatenate([fit.label_U for fit in first])
     name_S = np.concatenate([np.array(fit.subject_U) for fit in first])
@@ -201,10 +227,10 @@ def _classified(folds: dict[int, list[Tested]], settings: config.Evaluate, seed:
     rng = np.random.default_rng(seed)
     drawn = [figures(rng.permutation(label_L)) for _ in range(settings.permutations)]
     chance = classification.chance_levels(label_L, probabilities[0].shape[1])
-    cost_L = np.mean([-np.log(np.clip(p[np.arange(len(label_L)), label_L], 1e-15, 1)) for p in probabilities], 0)
+    cost_L = np.mean([classification.cost(p[np.arange(len(label_L)), label_L]) for p in probabilities], 0)
     found = []
     for metric, (value,) in seen.items():
-        permuted_N = np.array([float(one[metric][0]) for one in drawn])
+        permuted_N = _widened(np.array([float(one[metric][0]) for one in drawn]), folds)
         sign = -1 if metric in classification.LOWER_IS_BETTER else 1
         own = dict(zip(names, cost_L.tolist(), strict=True)) if metric == "cross_entropy" else {}
         found.append(
@@ -223,6 +249,21 @@ def _classified(folds: dict[int, list[Tested]], settings: config.Evaluate, seed:
             )
         )
     return found
+
+
+def _widened(permuted_N: NDArray[np.float64], folds: int) -> NDArray[np.float64]:
+    """Permuted figures as far from their mean as they are where the folds' fits learned from one another's answers."""
+    if folds < 2:
+        return permuted_N
+    centre = np.nanmean(permuted_N)
+    return np.asarray(centre + _WIDENED * (permuted_N - centre), dtype=np.float64)
+
+
+def _possible(metric: str, band: tuple[float, float] | None) -> tuple[float, float] | None:
+    """A band within what the figure can be, which a widened one may leave."""
+    if band is None:
+        return None
+    return max(band[0], 0.0), band[1] if metric in ("cross_entropy", "Brier") else min(band[1], 1.0)
 
 
 def _in_order(own: dict[str, float]) -> NDArray[np.float64]:
@@ -245,7 +286,7 @@ def _figure(
 ) -> Figure:
     band = p_value = None
     if chance is not None:
-        band = statistics.middle(permuted_N)
+        band = _possible(metric, statistics.middle(permuted_N))
         p_value = float(statistics.p_values(np.array([sign * value]), sign * permuted_N[:, None])[0])
     band_low, band_high = band or (None, None)
     low, high = interval or (None, None)

@@ -158,11 +158,22 @@ def false_alarms(fits: Sequence[Fitted]) -> list[FalseAlarms]:
     return rows
 
 
-def crossing(subjects: Sequence[int], power: Sequence[float] | NDArray[np.float64]) -> float | None:
-    """Where a curve that never falls first reaches 80 %, by a straight line over log people; None where it does not."""
-    size_N, power_N = np.log(np.asarray(subjects, float)), np.asarray(power, float)
-    # weights alike: every size has as many studies. Rounded: the fit leaves a share of 0.8 a little below itself
-    rising_N = np.round(IsotonicRegression().fit_transform(size_N, power_N), 9)
+def crossing(
+    subjects: Sequence[int], power: Sequence[float] | NDArray[np.float64], studies: Sequence[int] | None = None
+) -> float | None:
+    """Where a curve that never falls first reaches 80 %, by a straight line over log people; None where it does not.
+
+    Args:
+        studies: behind each share, which weigh it; a size that has none says nothing. None: as many everywhere.
+    """
+    weight_N = np.ones(len(subjects)) if studies is None else np.asarray(studies, float)
+    there_N = weight_N > 0
+    subjects = np.asarray(subjects)[there_N].tolist()
+    if not subjects:
+        return None
+    size_N, power_N = np.log(np.asarray(subjects, float)), np.asarray(power, float)[there_N]
+    # rounded: the fit leaves a share of 0.8 a little below itself
+    rising_N = np.round(IsotonicRegression().fit_transform(size_N, power_N, weight_N[there_N]), 9)
     reached = np.flatnonzero(rising_N >= WANTED)
     if not len(reached):
         return None
@@ -206,11 +217,14 @@ def _needed(system: str, coupling: float, group: list[Fitted], bootstraps: int, 
     studies = sorted({study for _, study in found})
     # a study that misses a size lends it nothing
     table_SN = np.array([[found.get((size, study), np.nan) for size in sizes] for study in studies])
-    value = crossing(sizes, _power(table_SN))
+
+    def reached(table_SN: NDArray[np.float64]) -> float | None:
+        there_N = (~np.isnan(table_SN)).sum(0)
+        return crossing(sizes, np.nansum(table_SN, axis=0) / np.maximum(there_N, 1), there_N.tolist())
+
+    value = reached(table_SN)
     rng = np.random.default_rng(seed)
-    drawn = [
-        crossing(sizes, _power(table_SN[rng.integers(len(studies), size=len(studies))])) for _ in range(bootstraps)
-    ]
+    drawn = [reached(table_SN[rng.integers(len(studies), size=len(studies))]) for _ in range(bootstraps)]
     beyond = np.array([np.inf if one is None else one for one in drawn])
     low, high = np.quantile(beyond, [0.025, 0.975], method="nearest")
     return Needed(
@@ -221,11 +235,6 @@ def _needed(system: str, coupling: float, group: list[Fitted], bootstraps: int, 
         float(high) if np.isfinite(high) and value != sizes[0] else None,
         value == sizes[0],
     )
-
-
-def _power(table_SN: NDArray[np.float64]) -> NDArray[np.float64]:
-    share_N: NDArray[np.float64] = np.nan_to_num(np.nanmean(table_SN, axis=0))
-    return share_N
 
 
 def as_rows(of: Sequence[Any]) -> list[dict[str, Any]]:

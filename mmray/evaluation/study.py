@@ -28,7 +28,7 @@ class Study:
         incomplete: variants that miss any fit.
         figures: variant -> pooled figures, each fold and seed at the learning rate that its validation prefers; of
             what `whole` keeps.
-        comparisons: the first variant against each other one.
+        comparisons: the plan's first variant against each other one; none where it has no figures.
     """
 
     finished: int
@@ -63,19 +63,20 @@ def pool(plan: Plan, rows: list[Row], settings: config.Evaluate, seed: int, trut
         if not kept:
             continue
         ceilings = _ceilings(truth, kept)
-        found: dict[tuple[str, str, str], Figure] = {}
-        for task, best in (("retrieval", "validation_mrr"), ("classification", "validation_cross_entropy")):
-            chosen = [tested(row) for row in picked(kept, best)]
-            pooled_figures = pooled.pool(chosen, settings, seed, ceilings)
-            found |= {(f.task, f.direction, f.metric): f for f in pooled_figures if f.task == task}
-        figures[variant] = list(found.values())
+        retrieving, telling = (
+            [tested(row) for row in picked(kept, best)] for best in ("validation_mrr", "validation_cross_entropy")
+        )
+        figures[variant] = [
+            *pooled.retrieved(retrieving, settings, seed, ceilings),
+            *pooled.classified(telling, settings, seed),
+        ]
     return Study(
         finished=sum(map(len, by_variant.values())),
         failed={i: row["error"] for i, row in there.items() if row["error"] is not None},
         missing=[one.trial_id for one in plan.trials if one.trial_id not in there],
         incomplete=incomplete,
         figures=figures,
-        comparisons=_compared(figures, settings, seed),
+        comparisons=_compared(plan.trials[0].variant, figures, settings, seed),
     )
 
 
@@ -116,15 +117,16 @@ def per_subject(figures: list[Figure], metric: str) -> dict[str, float]:
     return {s: sum(column[s] for column in columns) / len(columns) for s in (columns[0] if columns else {})}
 
 
-def _compared(figures: Mapping[str, list[Figure]], settings: config.Evaluate, seed: int) -> list[Comparison]:
-    """The first variant against every other one, on R@1 and MRR of both directions and on cross-entropy."""
-    if len(figures) < 2:
+def _compared(
+    first: str, figures: Mapping[str, list[Figure]], settings: config.Evaluate, seed: int
+) -> list[Comparison]:
+    """One variant against every other one, on R@1 and MRR of both directions and on cross-entropy."""
+    if first not in figures:
         return []
-    first, *others = figures
     found = []
     for metric in ("R@1", "MRR", "cross_entropy"):
         one = per_subject(figures[first], metric)
-        for other in others:
+        for other in (variant for variant in figures if variant != first):
             two = per_subject(figures[other], metric)
             if one.keys() & two.keys():
                 found.append(comparison.compare(first, other, metric, one, two, settings.bootstraps, seed))
@@ -134,4 +136,5 @@ def _compared(figures: Mapping[str, list[Figure]], settings: config.Evaluate, se
 def _ceilings(truth: pa.Table | None, rows: list[Row]) -> dict[int, Ceilings]:
     if truth is None or any(json.loads(row["config"]).get("train.shuffled_pairs") is not None for row in rows):
         return {}  # the truth knows nothing of pairs drawn by lot
-    return {row["fold"]: oracle.ceilings(truth, row["subject_id"]) for row in rows}
+    people = {row["fold"]: row["subject_id"] for row in rows if row["subject_id"]}
+    return {fold: oracle.ceilings(truth, subjects) for fold, subjects in people.items()}

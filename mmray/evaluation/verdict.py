@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from mmray.evaluation import exhibit_pairs
+from mmray.evaluation import exhibit_pairs, exhibits
 from mmray.evaluation.exhibits import Tables
 from mmray.evaluation.table import SIGNIFICANT, number, p_text
 
 
 def verdict(tables: Tables) -> str:
     """What the first system finds, in words: R@1 both ways against chance, its rivals, and the classes."""
-    first = tables["retrieval"][0]["variant"]
+    first = exhibits.systems(tables)[0]
     claims = []
-    for row in tables["retrieval"]:
+    for row in tables.get("retrieval", ()):
         if (row["variant"], row["metric"]) != (first, "R@1"):
             continue
         asked, found = ("an EEG", "voice") if row["direction"] == "eeg->audio" else ("a voice", "EEG")
@@ -21,6 +21,8 @@ def verdict(tables: Tables) -> str:
             claim += f", {100 * row['share_of_ceiling']:.0f} % of the way to what can be known"
         claims.append(f"{claim}): {'above chance' if row['p'] < SIGNIFICANT else 'not distinguishable from chance'}")
     text = f"{first} finds {'; '.join(claims)}."
+    if not claims:
+        text = f"{first}: whom it finds cannot be told, since every fold tests one person."
     rivals = [
         row for row in tables.get("pairs", ()) if row["metric"] == "MRR" and first in (row["first"], row["second"])
     ]

@@ -156,9 +156,9 @@ def _count(found: Found) -> Catalogue:
         modality: {recording.subject_id for recording in found.recordings if recording.modality == modality}
         for modality in MODALITIES
     }
-    labels: Counter[str] = Counter()
-    for _, name in sorted({(recording.subject_id, _label_name(recording)) for recording in found.recordings}):
-        labels[name] += 1
+    # a person's recordings may be labelled in part, and never in contradiction
+    known_last = sorted(found.recordings, key=lambda recording: recording.label is not None)
+    labels = Counter({recording.subject_id: _label_name(recording) for recording in known_last}.values())
     per_modality = Counter(recording.modality for recording in found.recordings)
     return Catalogue(
         subjects=len(set.union(*with_modality.values())),

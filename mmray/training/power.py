@@ -27,7 +27,6 @@ from mmray.evaluation.power import Cell, FalseAlarms, Fitted, Needed
 from mmray.features import pipeline
 from mmray.features.table import Segments
 from mmray.features.table import load as load_segments
-from mmray.models.closed_form import subject_labels
 from mmray.recordings import catalogue, synthetic
 from mmray.recordings.splits import Fold
 from mmray.schema import MODALITIES
@@ -102,11 +101,13 @@ def power(settings: Config) -> PowerSummary:
     Stopped anywhere, the same command goes on; so does one that asks for more studies, couplings or systems.
 
     Raises:
-        ConfigError: the workspace is no folder, or the settings allow no fit.
+        ConfigError: the workspace is no folder, the settings allow no fit, or too few people of a study were prepared.
         As `synthetic.generate`, `pipeline.prepare` and `tuning.run`.
     """
     if is_uri(settings.workspace):
         raise ConfigError("power: synthetic studies are written to a disk; give --workspace a folder")
+    for system in settings.power.systems:
+        config.laid_over(settings, {"model.name": system})  # refused now, and not by each fit of a prepared study
     workspace = Workspace(settings.workspace)
     power_id = _power_id(settings)
     place = ("power", power_id)
@@ -211,6 +212,8 @@ def _fit_study(workspace: Workspace, settings: Config, power_id: str, asked: Ask
         digest = config.digest(own.features)
         everyone = {r.subject_id for r in catalogue.load(place)}
         segments: dict[str, Segments] = {m: load_segments(place, digest, m, everyone) for m in MODALITIES}
+        wanted = settings.power
+        part(segments, max(wanted.subjects), wanted.tested, own.split.validation_fraction, own.seed)  # or refused here
         if "strucgcn" in settings.power.systems:
             structure.prepare(config.laid_over(own, {"model.name": "strucgcn"}), segments)
         _fit_all(workspace, power_id, asked, segments, todo)
@@ -285,9 +288,17 @@ def part(segments: dict[str, Segments], subjects: int, tested: int, validation_f
         tested: further people.
         validation_fraction: of those learnt from; at least two.
         seed: of the draw.
+
+    Raises:
+        ConfigError: there are fewer people of both modalities.
     """
-    people, _ = subject_labels(segments)
-    order = np.random.default_rng(seed).permutation(people).tolist()
+    both = set.intersection(*(set(part.subject_id_S.tolist()) for part in segments.values()))
+    if len(both) < tested + subjects:
+        raise ConfigError(
+            f"power: {len(both)} people of a study were prepared in both modalities, and {tested} tested beside "
+            f"{subjects} learnt from are asked for; see features/*/quarantine.parquet of the study"
+        )
+    order = np.random.default_rng(seed).permutation(sorted(both)).tolist()
     test, learnt = order[:tested], order[tested : tested + subjects]
     validation = max(2, round(validation_fraction * subjects))
     return Fold(
@@ -303,7 +314,7 @@ def _fitted(settings: Config, row: trials.Row, subjects: int, about: tuple[float
     if row["error"] is None:
         one = trials.tested(row)
         r1, mrr, p_retrieval = figures.retrieval_p(one, settings.evaluate.permutations, settings.seed)
-        for figure in pooled.pool([one], settings.evaluate, settings.seed, {}):
+        for figure in pooled.classified([one], settings.evaluate, settings.seed):
             if figure.metric == "balanced_accuracy":
                 accuracy, p_classification = figure.value, figure.p_value
     return Fitted(

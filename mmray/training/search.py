@@ -25,24 +25,30 @@ from mmray.recordings import splits
 from mmray.storage import Workspace
 from mmray.training import results, structure, trainer, trial, tuning
 
+_FAILED = 0.0  # the value of a sample that cannot be fitted; every other's is above it
+
 
 def search(workspace: Workspace, settings: Config, sweep_id: str) -> None:
     """Leave search.parquet, a row a sample, and importance.json, each setting's share; nothing where they are there.
 
     An importance is the share of the values' variance that a setting explains by itself and with others (fANOVA,
-    Hutter et al. 2014).
+    Hutter et al. 2014), among samples that could be fitted.
 
     Raises:
-        ConfigError: Optuna is not installed, or a setting of the space does not exist or is not a fit's own.
+        ConfigError: Optuna is not installed, a setting or a value of the space does not exist or is not a fit's own, or
+            no sample could be fitted.
     """
     place, asked = ("sweeps", sweep_id), settings.sweep.search
-    digest = config.digest(asked)
+    # a sample stands on the settings that the space does not draw
+    digest = config.digest(asked, settings.train, settings.model, settings.seed)
     if workspace.exists(*place, "search.json") and workspace.read_json(*place, "search.json")["digest"] == digest:
         return
     require_optuna()
     for name in asked.space:
         trial.require_of_a_fit(name, "sweep.search.space")
-    config.laid_over(settings, {name: _first(domain) for name, domain in asked.space.items()})
+    for name, domain in asked.space.items():
+        for value in _looked_at(domain):
+            config.laid_over(settings, {"model.name": asked.system, name: value})
     folds = splits.load_split(workspace, settings.split.name)
     chosen = range(len(folds)) if settings.sweep.folds is None else settings.sweep.folds
     segments = trainer.recorded(workspace, settings, folds[0])
@@ -84,12 +90,16 @@ def search(workspace: Workspace, settings: Config, sweep_id: str) -> None:
         rows = [
             {"system": asked.system, "value": one.metrics["value"], "folds": one.metrics["folds"]}
             | {f"param.{name}": one.config[name] for name in asked.space}
+            | {"error": one.metrics.get("error")}
             for one in found.results
             if one.metrics and "value" in one.metrics
         ]
         shares = _importances(drawn, asked.space.keys())
-    if not rows:
-        raise ConfigError(f"sweep.search: none of {asked.samples} samples could be fitted; narrow sweep.search.space")
+    if all(row["error"] for row in rows):
+        reason = f" ({rows[0]['error']})" if rows else ""
+        raise ConfigError(
+            f"sweep.search: none of {asked.samples} samples could be fitted{reason}; narrow sweep.search.space"
+        )
     workspace.write_table(pa.Table.from_pylist(rows), *place, "search.parquet")
     workspace.write_json(shares, *place, "importance.json")
     workspace.write_json({"digest": digest}, *place, "search.json")
@@ -109,7 +119,7 @@ def require_optuna() -> None:
 def _sample(
     values: dict[str, Any], tree: dict[str, Any], folds: tuple[int, ...], segments: dict[str, Segments]
 ) -> None:
-    """One draw on a Tune worker, told of after every fold."""
+    """One draw on a Tune worker, told of after every fold. What cannot be fitted in one is worth nothing, and why."""
     from ray import tune
 
     cluster.limit_threads(1)
@@ -120,22 +130,25 @@ def _sample(
     classes = trainer.classes_of(workspace)
     scores: list[float] = []
     for fold in folds:
-        settings = config.laid_over(base, {"model.name": base.sweep.search.system, **values, "train.fold": fold})
-        inner = results.chosen(segments, (*known[fold].train, *known[fold].validation))
-        inner = trainer.paired(inner, settings, known[fold])
         try:
+            settings = config.laid_over(base, {"model.name": base.sweep.search.system, **values, "train.fold": fold})
+            inner = results.chosen(segments, (*known[fold].train, *known[fold].validation))
+            inner = trainer.paired(inner, settings, known[fold])
             scores.append(trial.best_of(settings, inner, known[fold], classes)[1].best_mrr)
-        except ConfigError:
-            scores.append(0.0)  # a fit that diverges finds nobody
+        except ConfigError as error:
+            tune.report({"value": _FAILED, "folds": len(scores) + 1, "error": str(error)})
+            return
         tune.report({"value": float(np.mean(scores)), "folds": len(scores)})
 
 
 def _importances(drawn: Any, names: Any) -> dict[str, float]:
+    import optuna
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
-    study = drawn._ot_study  # Ray offers no other way to it
-    values = {round(one.value, 12) for one in study.trials if one.value is not None}
-    if len(values) < 2:
+    study = optuna.create_study(direction="maximize")
+    # Ray offers no other way to them
+    study.add_trials([one for one in drawn._ot_study.trials if one.value is not None and one.value != _FAILED])
+    if len({round(one.value or _FAILED, 12) for one in study.trials}) < 2:
         return dict.fromkeys(names, 0.0)  # nothing moved
     shares = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
     return {name: float(share) for name, share in shares.items()}
@@ -149,5 +162,8 @@ def _domain(domain: Range | tuple[Any, ...]) -> Any:
     return tune.loguniform(domain.low, domain.high) if domain.log else tune.uniform(domain.low, domain.high)
 
 
-def _first(domain: Range | tuple[Any, ...]) -> Any:
-    return domain.low if isinstance(domain, Range) else domain[0]
+def _looked_at(domain: Range | tuple[Any, ...]) -> tuple[Any, ...]:
+    """What may be drawn: every choice, or a range's ends and, since a draw is no whole number, one between them."""
+    if not isinstance(domain, Range):
+        return domain
+    return domain.low, domain.low + (domain.high - domain.low) / 2**0.5, domain.high

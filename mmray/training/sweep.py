@@ -84,9 +84,12 @@ class SweepSummary:
             at = {(f.direction, f.metric): f for f in figures}
             cells = [variant + ("*" if variant in self.incomplete else "")]
             for direction in ("eeg->audio", "audio->eeg"):
-                one = at[direction, "R@1"]
-                cells += [f"{number(one.value, 3)} [{number(one.band_low, 2)}-{number(one.band_high, 2)}]"]
-                cells += [p_text(one.p_value)]
+                found = at.get((direction, "R@1"))
+                if found is None:  # every fold tests one person
+                    cells += ["-", "-"]
+                    continue
+                cells += [f"{number(found.value, 3)} [{number(found.band_low, 2)}-{number(found.band_high, 2)}]"]
+                cells += [p_text(found.p_value)]
             maps = [at[d, "mAP"] for d in ("eeg->audio", "audio->eeg") if (d, "mAP") in at]
             cells.append(" ".join(f"{number(m.value, 3)}" for m in maps) or "-")
             for metric in ("cross_entropy", "balanced_accuracy"):
@@ -94,11 +97,12 @@ class SweepSummary:
                 cells.append("-" if one_or_none is None else number(one_or_none.value, 3))
             shown.add_row(*cells)
         tests = Table(box=box.SIMPLE, caption="paired by subject, first less second; p after Holm over all rows")
-        for column in ("", "against", "difference", "95 %", "p"):
+        for column in ("", "first", "second", "difference", "95 %", "p"):
             tests.add_column(column)
         for c in self.comparisons:
             tests.add_row(
                 c.metric,
+                c.first,
                 c.second,
                 f"{c.difference:+.3f}",
                 "-" if c.ci_low is None else f"{c.ci_low:+.3f} to {c.ci_high:+.3f}",
@@ -171,6 +175,18 @@ def _require_one_pair_a_person(workspace: Workspace, settings: Config) -> None:
         raise ConfigError(
             "sweep: this study pairs trials or windows, and sweeps compare people; run `mmray train` for each "
             "model.name, which reports the pairs among all and among each person's own"
+        )
+
+
+def _require_tested(workspace: Workspace, settings: Config, asked: set[int], segments: dict[str, Segments]) -> None:
+    """What is kept of a trial is of people whose both modalities were prepared; a fold without any says nothing."""
+    folds = splits.load_split(workspace, settings.split.name)
+    both = set.intersection(*(set(part.subject_id_S.tolist()) for part in segments.values()))
+    empty = sorted(fold for fold in asked if not both & set(folds[fold].test))
+    if empty:
+        raise ConfigError(
+            f"sweep: nobody whom fold {', '.join(map(str, empty))} tests has segments of {' and '.join(segments)}; "
+            "name the other folds in sweep.folds, or take fewer split.folds under a new split.name"
         )
 
 
@@ -266,6 +282,7 @@ def _plain(variant: str) -> str:
 def _fit_all(workspace: Workspace, settings: Config, plan: Plan, missing: list[Spec], done: int) -> None:
     everyone = splits.load_split(workspace, settings.split.name)[0]
     segments = trainer.recorded(workspace, settings, everyone)
+    _require_tested(workspace, settings, {spec.settings.train.fold for spec in missing}, segments)
     for spec in missing:
         if spec.settings.model.name == "strucgcn":
             structure.prepare(spec.settings, segments)

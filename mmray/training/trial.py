@@ -16,6 +16,7 @@ from torch import Tensor
 from mmray import config
 from mmray.config import Config
 from mmray.errors import ConfigError
+from mmray.evaluation import classification
 from mmray.evaluation.paired import paired_vectors
 from mmray.evaluation.trials import TRIALS, Row
 from mmray.features.table import Segments
@@ -147,4 +148,4 @@ def _by_task(
 
 def _cross_entropy(predictions: list[dict[str, Any]]) -> float | None:
     known = [p["probability"][p["label"]] for p in predictions if p["label"] is not None]
-    return float(-np.log(np.clip(known, 1e-15, 1)).mean()) if known else None
+    return float(classification.cost(np.array(known)).mean()) if known else None

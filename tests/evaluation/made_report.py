@@ -73,6 +73,7 @@ def search_table(count: int = 12) -> pa.Table:
             "system": ["gcn"] * count,
             "value": [0.2 + 0.01 * i for i in range(count)],
             "folds": [3] * count,
+            "error": pa.nulls(count, pa.string()),
             "param.train.learning_rate": [10.0 ** -(1 + i % 4) for i in range(count)],
             "param.model.gate": [bool(i % 2) for i in range(count)],
         }

@@ -15,10 +15,11 @@ from rich.console import Console
 
 from mmray import cli, config
 from mmray.errors import WorkspaceError
-from mmray.evaluation import compare
+from mmray.evaluation import compare, compare_plots_people
 from mmray.evaluation.trials import Plan
 from mmray.schema import PARTS, QUARANTINE, Recording, recordings_table
 from tests.evaluation import made_report, made_trials
+from tests.evaluation.test_exhibits import one_a_fold
 
 FIGURES = {
     *("retrieval", "accuracy_per_epoch", "f1", "pairs_r1", "pairs_mrr", "pairs_cross_entropy"),
@@ -319,6 +320,32 @@ def test_one_system_makes_a_report_without_pairs(tmp_path):
     assert "Left out: it takes two systems" in page
     assert "Left out: there is one learning rate only" in page
     assert "Left out: every variant of this sweep is a plain system" in page
+
+
+def test_a_report_of_leaving_one_person_out_is_whole(tmp_path):
+    planned, rows = one_a_fold()
+    told = made_report.report(made_report.leave(tmp_path, planned, rows))
+    page = made_report.page(told)
+    assert "Left out: every fold tests one person" in page
+    assert "3 systems" in page
+    assert (told.retrieval, told.finished) == ([], 24)
+    assert "whom it finds cannot be told" in told.verdict
+
+
+@pytest.mark.parametrize(("difference", "text"), [(10.5, "-10.50"), (0.25, "-.25"), (-0.25, "+.25"), (0.0, "+.00")])
+def test_a_cell_of_the_pairs_says_its_number_in_full(difference, text):
+    row = {"metric": "cross_entropy", "first": "a", "second": "b", "difference": difference, "p_holm": 1.0}
+    figure = compare_plots_people.pairs([row])
+    assert [one.get_text() for one in figure.axes[0].texts] == [text]
+
+
+def test_a_person_labelled_on_one_recording_is_of_that_class(tmp_path):
+    workspace = made_report.leave(tmp_path)
+    found = [Recording(f"s0-{n}", "s0", "s0", m, "1", "rest", label, name, "/s0", "wav", 1)
+             for n, (m, label, name) in enumerate([("eeg", 1, "MDD"), ("audio", None, None)])]  # fmt: skip
+    workspace.write_table(recordings_table(found), "recordings.parquet")
+    card = made_report.table(made_report.report(workspace), "data_card")
+    assert {"what": "people by label", "value": "1 MDD (1)"} in card
 
 
 def test_the_data_card_counts_what_there_is_and_says_what_was_set_aside(tmp_path):

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections import defaultdict
 from itertools import combinations
 
 import numpy as np
 import pytest
+from rich.console import Console
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from mmray import config
-from mmray.evaluation import exhibit_pairs, exhibits, fits, retrieval
+from mmray.evaluation import exhibit_pairs, exhibits, fits, retrieval, verdict
+from mmray.evaluation.trials import Plan
 from mmray.recordings import oracle, synthetic
 from mmray.storage import Workspace
+from mmray.training.sweep import SweepSummary
 from tests.evaluation import made_report, made_trials
 
 EVALUATE = config.Evaluate(bootstraps=50, permutations=99)
@@ -401,6 +405,58 @@ def test_people_of_one_class_leave_out_what_needs_two():
     assert "one class" in left_out["balanced_accuracy_by_task"]
     assert {row["metric"] for row in tables["pairs"]} == {"R@1", "MRR", "cross_entropy"}
     assert "cross_entropy_by_rate" in tables
+
+
+def one_a_fold() -> tuple[Plan, list[dict]]:
+    """Leave-one-subject-out: eight folds that test one person each, of either class."""
+    planned = made_trials.plan_of(folds=8, seeds=1, rates=(1e-2,))
+    rows = []
+    for one in planned.trials:
+        row, at = made_trials.row(one), one.fold
+        kept = {key: [row[key][at]] for key in ("subject_id", "label", "eeg", "audio", "probability")}
+        spoken = [told for told in row["by_task"] if told["subject_id"] == row["subject_id"][at]]
+        rows.append(row | kept | {"by_task": spoken})
+    return planned, rows
+
+
+def test_leaving_one_person_out_tells_classes_and_says_why_nobody_is_found():
+    planned, rows = one_a_fold()
+    found, _ = made(rows, planned)
+    tables, left_out = exhibits.tables(found)
+    assert "retrieval" not in tables
+    assert "every fold tests one person" in left_out["retrieval"]
+    assert "mAP" not in left_out
+    assert {row["people"] for row in tables["classification"]} == {8}
+    assert {row["metric"] for row in tables["pairs"]} == {"cross_entropy", "balanced_accuracy"}
+    said = verdict.verdict(tables)
+    assert said.startswith("crossmodal_gcn: whom it finds cannot be told")
+    assert "balanced accuracy" in said
+    summary = SweepSummary("x", "w", "f", 24, {}, [], found.study.figures, [])
+    printed = Console(width=120, record=True, file=io.StringIO())
+    printed.print(summary.render())
+    assert "crossmodal_gcn" in printed.export_text()
+
+
+def test_a_fold_that_tests_one_person_adds_nobody_to_retrieval():
+    plan = made_report.plan()
+    rows = made_report.rows_of(plan)
+    for row in rows:
+        if row["fold"] == 2:
+            row |= {key: row[key][:1] for key in ("subject_id", "label", "eeg", "audio", "probability")}
+            row["by_task"] = [told for told in row["by_task"] if told["subject_id"] == row["subject_id"][0]]
+    tables, _ = exhibits.tables(made(rows, plan)[0])
+    assert {row["people"] for row in tables["retrieval"]} == {16}
+    assert {row["gallery_smallest"] for row in tables["retrieval"]} == {8}
+    people = {row["metric"]: row["people"] for row in tables["pairs"]}
+    assert people == {"R@1": 16, "MRR": 16, "cross_entropy": 17, "balanced_accuracy": 17}
+
+
+def test_samples_that_could_not_be_fitted_stand_apart_from_those_that_were():
+    table = [{"system": "gcn", "value": 0.4, "folds": 3, "param.model.gate": True, "error": None}]
+    table.append({"system": "gcn", "value": 0.0, "folds": 1, "param.model.gate": False, "error": "train: the loss"})
+    tables = exhibits.from_search(table, {})
+    assert [row["value"] for row in tables["search"]] == [0.4]
+    assert [row["error"] for row in tables["search_failures"]] == ["train: the loss"]
 
 
 def test_a_cell_that_misses_a_fit_is_marked_and_no_other():

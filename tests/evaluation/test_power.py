@@ -110,6 +110,21 @@ def test_needed_has_an_interval_over_studies_and_says_when_it_is_not_reached():
     assert "in 5 of 5 studies with 40 people learnt from already: a power of 48 to 100 % there (exact 95 %)" in said
 
 
+def test_fits_that_failed_lend_a_size_nothing_and_are_no_power_of_0():
+    """Four of five fits failed at 160 people; the one left found its partner, as all with more people did."""
+    found = {40: [False] * 5, 80: [False] * 5, 160: [True], 320: [True] * 5}
+    (one,) = power.needed(grid(found), 500, 0)
+    assert 80 < one.subjects < 160
+    assert one.high is not None
+    assert one.high < 320
+    assert power.crossing((40, 80), (0.0, 0.0), (0, 0)) is None
+
+
+def test_a_size_weighs_by_its_studies():
+    shares = (0.0, 1.0, 0.5, 1.0)
+    assert power.crossing(SIZES, shares, (5, 1, 5, 5)) > power.crossing(SIZES, shares, (5, 5, 5, 5)) > 80
+
+
 def test_false_alarms_are_held_against_what_chance_allows():
     nothing = [fit(n, s, found=False, coupling=0.0) for n in SIZES for s in range(5)]
     assert all(one.as_chance for one in power.false_alarms(nothing))

@@ -39,6 +39,15 @@ def test_a_failed_trial_is_named_and_marks_its_variant(made):
     assert (told.incomplete, told.finished) == (["gcn"], 35)
 
 
+def test_the_first_variant_is_the_plans_first_or_nobody(made):
+    plan, rows = made
+    assert {c.first for c in pooled(plan, rows).comparisons} == {plan.trials[0].variant}
+    others = [row for row in rows if row["variant"] != plan.trials[0].variant]
+    told = pooled(plan, others)
+    assert len(told.figures) == 2
+    assert told.comparisons == []
+
+
 def test_a_trial_that_never_ran_is_named_and_marks_its_variant(made):
     plan, rows = made
     told = pooled(plan, [row for row in rows if (row["variant"], row["fold"], row["seed"]) != ("ridge", 1, 1)])

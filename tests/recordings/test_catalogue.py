@@ -124,6 +124,16 @@ def test_the_description_lists_ten_leftovers_and_counts_the_rest(tmp_path, study
     assert "... and 2 more in unplaced.parquet" in catalogue.catalogue(config_of(tmp_path, study)).render()
 
 
+def test_a_person_labelled_on_one_recording_counts_once(tmp_path):
+    rows = ["a,S1,audio,a.wav,S1,1", "b,S1,audio,b.wav,S1,"]
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / name).write_bytes(b"RIFF")
+    manifest = tmp_path / "study.csv"
+    manifest.write_text("\n".join(["recording_id,subject_id,modality,path,pair_id,label", *rows]))
+    settings = config_of(tmp_path, manifest, "manifest")
+    assert catalogue.catalogue(settings).labels == {"1": 1}
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

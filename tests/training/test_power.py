@@ -161,6 +161,20 @@ def test_sizes_nest_and_the_tested_never_teach(generated):
     assert len(large.validation) == 5
 
 
+def test_too_few_people_of_both_modalities_are_refused_and_never_counted_as_more(generated):
+    segments = generated(subjects=20, segments=1)
+    power.part(segments, 12, 8, 0.2, 3)
+    lost = segments | {"eeg": segments["eeg"].take(segments["eeg"].subject_id_S != segments["eeg"].subject_id_S[0])}
+    with pytest.raises(ConfigError, match="19 people of a study were prepared in both modalities, and 8 tested"):
+        power.part(lost, 12, 8, 0.2, 3)
+
+
+def test_a_system_that_the_settings_do_not_allow_is_refused_before_any_study(tmp_path, monkeypatch):
+    monkeypatch.setattr(power, "_fit_study", lambda *told: pytest.fail("a study was begun"))
+    with pytest.raises(ConfigError, match=r"model\.name = trf"):
+        power.power(with_power(settings_in(tmp_path / "ws"), systems=["ridge", "trf"]))
+
+
 def test_a_workspace_in_an_object_store_is_refused():
     with pytest.raises(ConfigError, match="give --workspace a folder"):
         power.power(settings_in("s3://bucket/ws"))

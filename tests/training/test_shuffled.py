@@ -145,7 +145,7 @@ def test_what_is_found_as_recorded_is_gone_by_lot(generated):
 
     def recall(told) -> float:
         row = trial.run(settings, told, FOLD, 2, trial_id="t", variant="ridge")
-        figures = pooled.pool([trials.tested(row)], config.Evaluate(bootstraps=10, permutations=99), 0, {})
+        figures = pooled.retrieved([trials.tested(row)], config.Evaluate(bootstraps=10, permutations=99), 0, {})
         return float(np.mean([f.value for f in figures if f.metric == "R@1"]))
 
     assert recall(segments) > 0.8

@@ -273,7 +273,7 @@ def test_a_search_draws_from_its_space_and_says_what_matters(swept):
     rows = workspace.read_table(*place, "search.parquet").to_pylist()
     assert len(rows) == 6
     assert all(1e-6 <= row["param.train.learning_rate"] <= 1e-1 and row["param.train.passes"] in (1, 2) for row in rows)
-    assert all(0 < row["value"] <= 1 and 1 <= row["folds"] <= 2 for row in rows)
+    assert all(0 < row["value"] <= 1 and 1 <= row["folds"] <= 2 and row["error"] is None for row in rows)
     shares = workspace.read_json(*place, "importance.json")
     assert shares.keys() == asked.space.keys()
     assert sum(shares.values()) == pytest.approx(1) or not any(shares.values())
@@ -295,6 +295,49 @@ def test_a_search_over_the_data_s_settings_is_refused(swept):
     settings = settings_in(swept[0].workspace)
     settings = settings.model_copy(update={"sweep": settings.sweep.model_copy(update={"search": asked})})
     with pytest.raises(ConfigError, match=r"sweep\.search\.space sets features"):
+        sweeps.sweep(settings)
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"model.layers": config.Range(low=1, high=4)}, r"model\.layers"),
+        ({"model.dropout": config.Range(low=0.1, high=1.5)}, r"model\.dropout"),
+        ({"train.schedule": ("constant", "cosin")}, "did you mean 'cosine'"),
+    ],
+)
+def test_every_value_that_a_search_may_draw_is_looked_at_before_any_fit(swept, monkeypatch, space, message):
+    asked = config.Search(samples=2, space=space)
+    settings = settings_in(swept[0].workspace)
+    settings = settings.model_copy(update={"sweep": settings.sweep.model_copy(update={"search": asked})})
+    monkeypatch.setattr(sweeps.search.tuning, "run", lambda *told, **how: pytest.fail("a fit was begun"))
+    with pytest.raises(ConfigError, match=message):
+        sweeps.sweep(settings)
+
+
+def test_a_search_of_which_nothing_can_be_fitted_says_why(swept):
+    """More neighbours than there are people to borrow from, which no look at the settings alone can tell."""
+    asked = config.Search(samples=2, space={"model.population_neighbours": (500, 600)})
+    settings = settings_in(swept[0].workspace)
+    settings = settings.model_copy(update={"sweep": settings.sweep.model_copy(update={"search": asked})})
+    with pytest.raises(ConfigError, match=r"none of 2 samples could be fitted \(.*population_neighbours"):
+        sweeps.sweep(settings)
+
+
+def test_a_fold_that_tests_nobody_of_both_modalities_is_refused_before_any_fit(tmp_path, prepared, monkeypatch):
+    settings = settings_in(tmp_path / "ws", seeds=1)
+    workspace = prepared(settings.workspace, settings, subjects=24, segments=3)
+    splits.write_split(settings)
+    gone = set(splits.load_split(workspace, settings.split.name)[1].test)
+    as_it_is = trainer.recorded
+
+    def without(*told):
+        segments = as_it_is(*told)
+        return segments | {"eeg": segments["eeg"].take(~np.isin(segments["eeg"].subject_id_S, list(gone)))}
+
+    monkeypatch.setattr(trainer, "recorded", without)
+    monkeypatch.setattr(sweeps.tuning, "run", lambda *told, **how: pytest.fail("a fit was begun"))
+    with pytest.raises(ConfigError, match=r"nobody whom fold 1 tests has segments of .*sweep\.folds"):
         sweeps.sweep(settings)
 
 
