@@ -55,15 +55,16 @@ def figures(paired: Paired, settings: config.Evaluate, seed: int, ceilings: Ceil
     pairs = len(paired.subject_U)
     several = pairs > len(paired.subject_ids)
     metrics: list[Metric] = []
+    pairing_NU = statistics.permuted_pairings(paired.subject_U, settings.permutations, seed)  # one for all figures
     for query, target in permutations(MODALITIES, 2):
         direction = f"{query}->{target}"
         gallery_UD = paired.vector_UD[target]
         whole, ceiling = "pair" if several else "subject", ceilings.get(direction, {})
-        levels = {whole: _among_all(paired.vector_UD[query], np.arange(pairs), gallery_UD, paired, settings, seed)}
+        levels = {whole: _among_all(paired.vector_UD[query], np.arange(pairs), gallery_UD, paired, pairing_NU)}
         if several:
             levels["within"] = _within(paired.vector_UD[query], gallery_UD, paired, settings, seed)
         if not several or len(paired.z_SD[query]) > pairs:
-            levels["segment"] = _among_all(paired.z_SD[query], paired.pair_S[query], gallery_UD, paired, settings, seed)
+            levels["segment"] = _among_all(paired.z_SD[query], paired.pair_S[query], gallery_UD, paired, pairing_NU)
         for level, earned in levels.items():
             metrics += [
                 _rank_figure(direction, level, metric, of, ceiling if level == "subject" else {}, settings, seed)
@@ -80,11 +81,9 @@ def _among_all(
     pair_Q: NDArray[np.int64],
     gallery_UD: NDArray[Any],
     paired: Paired,
-    settings: config.Evaluate,
-    seed: int,
+    pairing_NU: NDArray[np.int32],
 ) -> dict[str, _Earned]:
     """Ranks among the pairs of all subjects; chance pairs them between subjects."""
-    pairing_NU = statistics.permuted_pairings(paired.subject_U, settings.permutations, seed)
     found: dict[str, list[tuple[float, NDArray[np.float64]]]] = {metric: [] for metric in retrieval.RANK_METRICS}
     # a subject at a time: the figures of all pairs against all would be the largest table of an evaluation
     for own_P in _pairs_of(paired.subject_U):

@@ -86,7 +86,7 @@ def permutation_pairing(
     return float(p_values(observed, statistic(value_UU[rows, pairing_NU])[:, None])[0])
 
 
-def permuted_pairings(subject_U: NDArray[np.integer[Any]], n: int, seed: int) -> NDArray[np.int64]:
+def permuted_pairings(subject_U: NDArray[np.integer[Any]], n: int, seed: int) -> NDArray[np.int32]:
     """`n` pairings of rows under permuted subjects, shape n x U.
 
     Args:
@@ -96,8 +96,13 @@ def permuted_pairings(subject_U: NDArray[np.integer[Any]], n: int, seed: int) ->
     _, start_S, count_S = np.unique(subject_U, return_index=True, return_counts=True)
     within_U = np.arange(len(subject_U)) - start_S[subject_U]
     subjects = np.tile(np.arange(len(start_S)), (n, 1))
-    other_NU = np.random.default_rng(seed).permuted(subjects, axis=1)[:, subject_U]
-    return np.asarray(start_S[other_NU] + within_U % count_S[other_NU], dtype=np.int64)
+    other_NS = np.random.default_rng(seed).permuted(subjects, axis=1)
+    pairing_NU = np.empty((n, len(subject_U)), dtype=np.int32)  # the largest table of an evaluation of windows
+    for subject in range(len(start_S)):
+        own_U = np.flatnonzero(subject_U == subject)
+        other_N1 = other_NS[:, subject, None]
+        pairing_NU[:, own_U] = start_S[other_N1] + within_U[own_U] % count_S[other_N1]
+    return pairing_NU
 
 
 def permutation_labels(label_S: NDArray[Any], statistic: Statistic, n: int, seed: int) -> NDArray[np.float64]:
