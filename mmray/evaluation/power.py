@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom, binomtest
-from sklearn.isotonic import IsotonicRegression
+from sklearn.isotonic import isotonic_regression
 
 from mmray.evaluation import statistics
 from mmray.evaluation.paired import values_by_pair
@@ -164,6 +164,7 @@ def crossing(
     """Where a curve that never falls first reaches 80 %, by a straight line over log people; None where it does not.
 
     Args:
+        subjects: rising.
         studies: behind each share, which weigh it; a size that has none says nothing. None: as many everywhere.
     """
     weight_N = np.ones(len(subjects)) if studies is None else np.asarray(studies, float)
@@ -173,7 +174,7 @@ def crossing(
         return None
     size_N, power_N = np.log(np.asarray(subjects, float)), np.asarray(power, float)[there_N]
     # rounded: the fit leaves a share of 0.8 a little below itself
-    rising_N = np.round(IsotonicRegression().fit_transform(size_N, power_N, weight_N[there_N]), 9)
+    rising_N = np.round(isotonic_regression(power_N, sample_weight=weight_N[there_N]), 9)
     reached = np.flatnonzero(rising_N >= WANTED)
     if not len(reached):
         return None
