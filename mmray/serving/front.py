@@ -11,6 +11,18 @@ from pathlib import Path
 
 from mmray.serving import haproxy
 
+# for a front of any Ray: the cluster files and the image set the same
+ANYWHERE = {
+    # a replica that dies takes the requests in it along; each may be asked twice, so the front asks another one.
+    # It can where the whole request lies in its buffer.
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response junk-response",
+    # the dead one has the fewest connections and is chosen again until three failed; then it is known to be down
+    "RAY_SERVE_HAPROXY_RETRIES": "8",
+    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",
+    # its log lines hold whole addresses, and an address may hold the key: they go where nobody listens
+    "RAY_SERVE_HAPROXY_LOG_TARGET": "/proc/nobody.sock",  # where nobody can make one
+}
+
 
 def settings(folder: str, request_timeout_s: float) -> dict[str, str]:
     """Environment of the Ray that is to run the front; a joined cluster has its own, and a user's own value wins.
@@ -18,24 +30,17 @@ def settings(folder: str, request_timeout_s: float) -> dict[str, str]:
     Args:
         folder: for its files; only we can enter it, because its control socket is open to all who can reach it.
     """
-    return {
+    return ANYWHERE | {
         "RAY_SERVE_HAPROXY_BINARY_PATH": program(Path(folder)),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
         "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/admin.sock",
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/metrics.sock",
-        # its log lines hold whole addresses, and an address may hold the key: they go where nobody listens
         "RAY_SERVE_HAPROXY_LOG_TARGET": f"{folder}/nobody.sock",
         # where it sends requests while it knows no replica: at Serve's own 8500, to another endpoint of this machine
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(_free_port()),
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # a line a request, read in Python; the replicas count themselves
-        # a replica that dies takes the requests in it along; each may be asked twice, so the front asks another one.
-        # It can where the whole request lies in its buffer.
-        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response junk-response",
-        # the dead one has the fewest connections and is chosen again until three failed; then it is known to be down
-        "RAY_SERVE_HAPROXY_RETRIES": "8",
-        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",
         # a replica ends a request itself, unless it hangs whole
         "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(int(request_timeout_s) + 10),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",  # of silence; an hour lets those who send nothing hold connections

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ import boto3
 import moto
 import pytest
 import yaml
+
+from mmray.serving import front
 
 REPOSITORY = Path(__file__).parents[2]
 FILES = ("cluster.yaml", "cluster-gcp.yaml")
@@ -63,6 +66,13 @@ def test_every_ray_start_asks_for_a_token_and_the_dashboard_is_the_heads_alone(n
     assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][1]
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     assert config["setup_commands"][0] == "chmod 600 ~/.ray/auth_token"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_ray_start_gives_serves_front_what_an_embedded_one_has(name: str) -> None:
+    for command in (read(name)["head_start_ray_commands"][1], read(name)["worker_start_ray_commands"][1]):
+        words = shlex.split(command)
+        assert {f"{key}={value}" for key, value in front.ANYWHERE.items()} <= set(words[: words.index("start")])
 
 
 def rules(group: Any) -> list[tuple[int | None, list[str], list[str]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
+from mmray.serving import front
 from tests.deploy.manifests import MANIFESTS
 
 REPOSITORY = Path(__file__).parents[2]
@@ -110,6 +112,12 @@ def test_the_service_serves_as_the_file_for_serve_deploy_does() -> None:
     (ours,), (theirs,) = told["applications"], file["applications"]
     assert ours.pop("args") == {"config": "/etc/mmray/study.yaml", "settings": theirs.pop("args")["settings"]}
     assert told == file
+
+
+def test_the_image_gives_serves_front_what_an_embedded_one_has() -> None:
+    text = (REPOSITORY / "deploy" / "Dockerfile").read_text().replace("\\\n", "")
+    told = [word for line in text.splitlines() if line.startswith("ENV ") for word in shlex.split(line)[1:]]
+    assert {f"{key}={value}" for key, value in front.ANYWHERE.items()} <= set(told)
 
 
 def test_what_the_image_copies_exists_and_it_ends_as_no_root() -> None:
