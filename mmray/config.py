@@ -576,7 +576,9 @@ class Cluster(Section):
     )
     encoder_gpus: float = Field(0.0, ge=0, description="of such an actor; 0.25: four share a GPU; 0: CPU")
     worker_cpus: Positive = Field(0.5, description="of a training worker, and its thread count, at least 1")
-    gpus_per_worker: float = Field(0.0, ge=0, description="of a training worker; 0: CPU")
+    gpus_per_worker: float = Field(
+        0.0, ge=0, description="of a training worker, a whole number or, of a single worker, a share of one; 0: CPU"
+    )
     worker_gib: float = Field(0.0, ge=0, description="memory of a training worker, GiB; 0: it asks for none")
     replica_gib: float = Field(0.0, ge=0, description="memory of a serving replica, GiB; 0: it asks for none")
     spot: Spot = Field(
@@ -612,6 +614,21 @@ class Config(Section):
     index: Index = Index()
     serve: Serve = Serve()
     cluster: Cluster = Field(Cluster(), json_schema_extra=HARDWARE)
+
+    @model_validator(mode="after")
+    def _gpus_go_to_workers(self) -> Self:
+        gpus, most = self.cluster.gpus_per_worker, self.train.group[1]
+        if gpus and not most:
+            raise ValueError(
+                f"cluster.gpus_per_worker = {gpus:g} is for training workers, and train.num_workers = 0 has none: it "
+                "fits in this process, on its GPU where there is one; set train.num_workers to 1 or more"
+            )
+        if gpus % 1 and (gpus > 1 or most > 1):
+            raise ValueError(
+                f"cluster.gpus_per_worker = {gpus:g}: Ray shares out no more than one GPU, and workers of a group "
+                "cannot share theirs (NCCL refuses it); set a whole number"
+            )
+        return self
 
     @model_validator(mode="after")
     def _filters_meet_samples(self) -> Self:

@@ -61,6 +61,27 @@ def test_settings_that_cannot_work_together_are_refused_by_name(overrides: list[
 
 
 @pytest.mark.parametrize(
+    ("gpus", "workers", "why"),
+    [
+        ("1", "0", r"set train\.num_workers"),
+        ("0.5", "0", r"set train\.num_workers"),
+        ("0.5", "2", "a whole number"),
+        ("0.5", "[1, 2]", "a whole number"),
+        ("1.5", "1", "a whole number"),
+        ("1.5", "4", "a whole number"),
+    ],
+)
+def test_gpus_that_workers_cannot_be_given_are_refused_before_ray_is_asked(gpus: str, workers: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=rf"cluster\.gpus_per_worker = {gpus}.*{why}"):
+        config.load(None, [f"cluster.gpus_per_worker={gpus}", f"train.num_workers={workers}"])
+
+
+@pytest.mark.parametrize(("gpus", "workers"), [("0", "0"), ("0", "4"), ("0.5", "1"), ("1", "[1, 4]"), ("2", "4")])
+def test_a_share_of_a_gpu_is_for_one_worker_and_whole_ones_for_any(gpus: str, workers: str) -> None:
+    config.load(None, [f"cluster.gpus_per_worker={gpus}", f"train.num_workers={workers}"])
+
+
+@pytest.mark.parametrize(
     "overrides",
     [
         ["features.audio.mels=13"],
