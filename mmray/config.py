@@ -522,7 +522,7 @@ class Index(Section):
     def _milvus_has_a_place(self) -> Self:
         if self.backend == "milvus" and not self.milvus_uri:
             raise ValueError("index.backend = milvus needs index.milvus_uri, as http://host:19530 or a file's path")
-        if self.milvus_uri and "@" in self.milvus_uri:
+        if self.milvus_uri and "@" in self.milvus_uri and "://" in self.milvus_uri:
             raise ValueError("index.milvus_uri holds a secret; set MMRAY_MILVUS_TOKEN=user:password in the environment")
         if self.backend == "milvus" and self.kind in ("sq", "ivfpq"):
             raise ValueError(f"index.kind = {self.kind} is of faiss; with index.backend = milvus take flat or hnsw")
@@ -552,7 +552,7 @@ class Serve(Section):
     playback: bool = Field(
         True, json_schema_extra=HARDWARE, description="whether stored recordings can be heard and seen by who has a key"
     )
-    access_log: str | None = Field(
+    access_log: Place | None = Field(
         None,
         json_schema_extra=HARDWARE,
         description="folder of a file a replica with a line a request; null: stderr, which Ray keeps in its logs",

@@ -152,3 +152,19 @@ def test_a_secret_in_a_uri_is_refused_and_not_repeated(key: str) -> None:
 @pytest.mark.parametrize("place", ["gs://anonymous@bucket/ws", "s3://bucket/a:b@c", "hdfs://host:8020/x@y"])
 def test_a_uri_without_a_secret_stays_as_it_is(place: str) -> None:
     assert config.load(None, [f"workspace={place}"]).workspace == place
+
+
+def test_a_milvus_file_may_lie_in_a_folder_with_an_at_sign_and_a_secret_in_a_uri_is_refused() -> None:
+    settings = ["index.backend=milvus", "index.milvus_uri=/home/me@corp/m.db"]
+    assert config.load(None, settings).index.milvus_uri == "/home/me@corp/m.db"
+    with pytest.raises(ConfigError, match="MMRAY_MILVUS_TOKEN") as refused:
+        config.load(None, ["index.backend=milvus", "index.milvus_uri=https://hunter2@host:19530"])
+    assert "hunter2" not in str(refused.value)
+
+
+def test_the_folder_of_the_access_log_is_absolute_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for written in ("~/logs", "logs"):
+        assert config.load(None, [f"serve.access_log={written}"]).serve.access_log == str(tmp_path / "logs")
+    assert config.load(None, ["serve.access_log=null"]).serve.access_log is None
