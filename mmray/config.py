@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from mmray.errors import ConfigError
 
@@ -42,11 +42,14 @@ EEGFamily = Literal[
     "differential_entropy", "hjorth", "absolute_power", "relative_power", "aperiodic", "asymmetry", "waveform"
 ]
 Positive = Annotated[float, Field(gt=0)]
+_ELSEWHERE = {"elsewhere": True}  # pydantic's context where settings are only passed on
 AtLeastOne = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-def _absolute(place: str) -> str:
+def _absolute(place: str, about: ValidationInfo) -> str:
+    if place.startswith("~") and about.context == _ELSEWHERE:
+        return place
     if "://" not in place:
         return os.path.abspath(os.path.expanduser(place)) if place else place
     if re.match(r"[^/]*://[^/@:]*:[^/@]*@", place):
@@ -654,13 +657,14 @@ class Config(Section):
         return self
 
 
-def load(path: str | Path | None = None, overrides: list[str] | None = None) -> Config:
+def load(path: str | Path | None = None, overrides: list[str] | None = None, *, elsewhere: bool = False) -> Config:
     """Read a YAML file, lay `a.b=c` overrides on top, and validate.
 
     Args:
         path: YAML file; None starts from the defaults.
         overrides: `section.field=value`; the value is read as YAML, so `null`, `1e-3` and `[F3, F4]` mean what they
             say.
+        elsewhere: the settings are for another machine: a path that begins with ~ stays so, for the home is another.
 
     Raises:
         ConfigError: the file cannot be read, or a key or a value is refused; the message names the key and, for a
@@ -685,7 +689,7 @@ def load(path: str | Path | None = None, overrides: list[str] | None = None) -> 
             if not isinstance(node, dict):
                 raise ConfigError(f"--set {override}: {parent} is a value, not a section")
         node[leaf] = _scalar(text)
-    return from_dict(tree)
+    return from_dict(tree, elsewhere=elsewhere)
 
 
 def override(key: str, value: Any) -> str:
@@ -693,10 +697,10 @@ def override(key: str, value: Any) -> str:
     return f"{key}={json.dumps(value, ensure_ascii=False)}"
 
 
-def from_dict(tree: dict[str, Any]) -> Config:
+def from_dict(tree: dict[str, Any], *, elsewhere: bool = False) -> Config:
     """Validate a plain tree. Raises ConfigError as `load` does."""
     try:
-        return Config.model_validate(tree)
+        return Config.model_validate(tree, context=_ELSEWHERE if elsewhere else None)
     except ValidationError as error:
         lines = [_explain(tuple(item["loc"]), item["type"], item["msg"], item["input"]) for item in error.errors()]
         raise ConfigError("\n".join(lines)) from None

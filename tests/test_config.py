@@ -168,3 +168,16 @@ def test_the_folder_of_the_access_log_is_absolute_at_once(tmp_path: Path, monkey
     for written in ("~/logs", "logs"):
         assert config.load(None, [f"serve.access_log={written}"]).serve.access_log == str(tmp_path / "logs")
     assert config.load(None, ["serve.access_log=null"]).serve.access_log is None
+
+
+def test_settings_for_another_machine_keep_its_home_and_are_absolute_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    overrides = ["workspace=~/ws", "study.root=study", "serve.access_log=~/logs"]
+    sent = config.load(None, overrides, elsewhere=True)
+    assert (sent.workspace, sent.study.root, sent.serve.access_log) == ("~/ws", str(tmp_path / "study"), "~/logs")
+    (tmp_path / "job.yaml").write_text(config.to_yaml(sent), encoding="utf-8")
+    monkeypatch.setenv("HOME", "/home/ray")
+    taken = config.load(tmp_path / "job.yaml")
+    assert (taken.workspace, taken.serve.access_log) == ("/home/ray/ws", "/home/ray/logs")
