@@ -16,9 +16,12 @@ from mmray.errors import ResourceError
 CONFIGS = Path(__file__).parents[1] / "jobs" / "configs"
 
 
-def test_what_a_user_adds_is_prepares_and_not_that_of_recordings_before_it() -> None:
-    told = submission.entrypoint(Config(), "prepare", ["--strict"])
-    assert told == "mmray recordings --config job.yaml && mmray prepare --config job.yaml --strict"
+def test_what_a_user_adds_is_for_recordings_and_prepare_but_for_what_prepare_alone_knows() -> None:
+    told = submission.entrypoint(Config(), "prepare", ["--strict", "--set", "study.tasks=[rest]"])
+    assert told == (
+        "mmray recordings --config job.yaml --set 'study.tasks=[rest]' && "
+        "mmray prepare --config job.yaml --strict --set 'study.tasks=[rest]'"
+    )
     assert submission.entrypoint(Config(), "train", ["--name", "a b"]) == "mmray train --config job.yaml --name 'a b'"
     assert submission.entrypoint(Config(workspace="s3://b"), "sweep", ["--resume"]) == (
         "mmray sweep --workspace s3://b --resume"
