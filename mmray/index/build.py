@@ -117,8 +117,10 @@ def publish_rows(config: Config, run: LoadedRun, metadata: pa.Table) -> IndexSum
         created_by=f"mmray {mmray.__version__}",
     )
     content = hashlib.sha256(json.dumps(metadata.to_pylist()).encode()).hexdigest()
-    made_of = (manifest.run_id, manifest.model, manifest.features, manifest.kind)
-    manifest = replace(manifest, version=configuration.digest(config.index, *made_of, content))
+    made_of = (manifest.run_id, manifest.model, manifest.features, manifest.kind, manifest.created_by)
+    # where the collections are is hardware to the settings, but a version is to be found whole where its manifest says
+    at = config.index.milvus_uri or "" if config.index.backend == "milvus" else ""
+    manifest = replace(manifest, version=configuration.digest(config.index, *made_of, at, content))
     there = _published(workspace, manifest.version)
     reused = metadata.num_rows
     with workspace.tidied("index"):

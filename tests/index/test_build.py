@@ -13,11 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+import mmray
 from mmray import config as configuration
 from mmray.config import Config, Index, from_dict
 from mmray.errors import ConfigError, WorkspaceError
 from mmray.features import table
-from mmray.index import build, recall, store
+from mmray.index import build, milvus_index, recall, store
 from mmray.index.build import IndexSummary, build_index
 from mmray.storage import Workspace
 from mmray.training.checkpoint import LoadedRun, load_run, newest_run
@@ -200,6 +201,39 @@ def test_only_new_and_changed_recordings_are_embedded_and_the_files_equal_those_
     assert (len(embedded_ids), scratch.reused) == (17, 0)
     assert scratch.version == grown.version
     assert store.open_index(workspace).manifest.files == manifest.files
+
+
+def test_another_mmray_makes_a_version_of_its_own_and_the_one_before_stays_whole(
+    built: tuple[Config, IndexSummary], copy: tuple[Workspace, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, version = copy
+    monkeypatch.setattr(mmray, "__version__", "99.0")
+    summary = build_index(settings_for(built, workspace))
+    assert (summary.built, summary.reused) == (True, 0)
+    assert summary.version != version
+    assert store.open_index(workspace).manifest.created_by == "mmray 99.0"
+    assert store.open_index(workspace, version).manifest.created_by != "mmray 99.0"
+
+
+def test_another_milvus_is_filled_although_the_one_before_still_answers(
+    built: tuple[Config, IndexSummary], copy: tuple[Workspace, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, _ = copy
+    held: dict[str | None, list[str]] = {}
+    monkeypatch.setattr(
+        milvus_index, "write", lambda v, asked, kind, n: held.setdefault(asked.milvus_uri, []).append(n)
+    )
+    monkeypatch.setattr(milvus_index, "read", lambda asked, kind, name, exact: exact)
+    monkeypatch.setattr(milvus_index, "drop", lambda asked, name: held[asked.milvus_uri].remove(name))
+    old, new = (
+        build_index(settings_for(built, workspace, backend="milvus", milvus_uri=f"http://{host}:19530"))
+        for host in ("old", "new")
+    )
+    assert (old.built, new.built) == (True, True)
+    assert len(held["http://old:19530"]) == len(held["http://new:19530"]) == 2
+    store.delete(workspace, old.version, Index())  # each version still says where its own collections are
+    assert held["http://old:19530"] == []
+    assert len(held["http://new:19530"]) == 2
 
 
 def all_tables(workspace: Workspace, config: Config) -> list[tuple[str, ...]]:
