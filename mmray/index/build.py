@@ -212,7 +212,7 @@ def _gather(
                 before.segments[modality].vectors(old).tobytes(),
                 before.segments[modality].start_s(old).tobytes(),
             )
-    for row in _embedded(config, run, missing) if missing else ():
+    for row in _embedded(config, run, manifest.model, missing) if missing else ():
         modality, at = place[row["recording_id"]]
         vectors[modality][at] = row["vector"]
         segment_file.fill(behind[modality], at, row["z"], row["start_s"])
@@ -234,10 +234,11 @@ def _made_from(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("recording_id", "subject_id", "modality", "part", "source_sha256", "segments"))
 
 
-def _embedded(config: Config, run: LoadedRun, items: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _embedded(config: Config, run: LoadedRun, model: str, items: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Recordings with their vectors, as they come; one Ray Data row each.
 
     Args:
+        model: the run's fingerprint.
         items: recording_id and part of each.
     """
     root, run_id, cpus = Workspace(config.workspace).root, run.run_id, config.cluster.task_cpus
@@ -250,7 +251,7 @@ def _embedded(config: Config, run: LoadedRun, items: list[dict[str, Any]]) -> It
             segments = features.from_table(Workspace(root).read_table(*folder, row["part"]))
         except WorkspaceError as error:  # a raised one would reach the driver wrapped in Ray's own
             return told | {"error": str(error)}
-        z_SE = segment_vectors(_run(root, run_id).model, segments)
+        z_SE = segment_vectors(_run(root, run_id, model).model, segments)
         half_SE, start_s_S = z_SE.astype("<f2"), segments.start_s_S.astype("<f4")
         return told | {"vector": mean_vector(z_SE), "z": half_SE.tobytes(), "start_s": start_s_S.tobytes()}
 
@@ -270,6 +271,6 @@ def _embedded(config: Config, run: LoadedRun, items: list[dict[str, Any]]) -> It
 
 
 @lru_cache(maxsize=2)
-def _run(root: str, run_id: str) -> LoadedRun:
-    """The run, loaded once a worker process."""
+def _run(root: str, run_id: str, model: str) -> LoadedRun:
+    """The run, loaded once a worker process; anew where it embeds otherwise by now, as after somebody was forgotten."""
     return load_run(Workspace(root), run_id)

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 import mmray
 from mmray import config as configuration
@@ -21,7 +24,8 @@ from mmray.features import table
 from mmray.index import build, milvus_index, recall, store
 from mmray.index.build import IndexSummary, build_index
 from mmray.storage import Workspace
-from mmray.training.checkpoint import LoadedRun, load_run, newest_run
+from mmray.training import reference
+from mmray.training.checkpoint import LoadedRun, fingerprint, load_run, newest_run
 from tests.embedding import embedded
 from tests.half_written import half_written, leave_half
 from tests.small_run import RUN, SUBJECTS, built_once, make_run
@@ -184,9 +188,9 @@ def test_only_new_and_changed_recordings_are_embedded_and_the_files_equal_those_
     embedded_ids = []
     real = build._embedded
 
-    def spy(config: Config, run: LoadedRun, items: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    def spy(config: Config, run: LoadedRun, model: str, items: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         embedded_ids.extend(item["recording_id"] for item in items)
-        return real(config, run, items)
+        return real(config, run, model, items)
 
     monkeypatch.setattr(build, "_embedded", spy)
     leave_half(Path(workspace.path("index")))
@@ -234,6 +238,22 @@ def test_another_milvus_is_filled_although_the_one_before_still_answers(
     store.delete(workspace, old.version, Index())  # each version still says where its own collections are
     assert held["http://old:19530"] == []
     assert len(held["http://new:19530"]) == 2
+
+
+def test_a_worker_that_is_used_again_takes_the_reference_set_that_was_rewritten_since(
+    copy: tuple[Workspace, str],
+) -> None:
+    workspace, _ = copy
+    first = build._run(workspace.root, RUN, fingerprint(workspace, RUN))
+    held = first.model.reference
+    assert held is not None
+    weights = hashlib.sha256(workspace.read_bytes("runs", RUN, "model.safetensors")).hexdigest()
+    other = replace(held, vector_RME=-held.vector_RME)
+    workspace.write_bytes(reference.to_bytes(other, weights), "runs", RUN, reference.FILE)
+    again = build._run(workspace.root, RUN, fingerprint(workspace, RUN))
+    assert again.model.reference is not None
+    torch.testing.assert_close(again.model.reference.vector_RME, other.vector_RME)
+    assert build._run(workspace.root, RUN, fingerprint(workspace, RUN)) is again
 
 
 def all_tables(workspace: Workspace, config: Config) -> list[tuple[str, ...]]:
