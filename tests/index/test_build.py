@@ -5,10 +5,12 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from mmray.config import Config, Index, from_dict
 from mmray.errors import ConfigError, WorkspaceError
 from mmray.features import table
 from mmray.index import build, milvus_index, recall, store
+from mmray.index.base import METADATA
 from mmray.index.build import IndexSummary, build_index
 from mmray.storage import Workspace
 from mmray.training import reference
@@ -185,24 +188,28 @@ def test_only_new_and_changed_recordings_are_embedded_and_the_files_equal_those_
     drop(workspace, config, {"s1-audio-2"})
     change(workspace, config, "s3-audio-1")
 
-    embedded_ids = []
+    embedded_parts = []
     real = build._embedded
 
-    def spy(config: Config, run: LoadedRun, model: str, items: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        embedded_ids.extend(item["recording_id"] for item in items)
+    def spy(config: Config, run: LoadedRun, model: str, items: pa.Table) -> Iterator[dict[str, Any]]:
+        embedded_parts.extend(items["part"].to_pylist())
         return real(config, run, model, items)
 
     monkeypatch.setattr(build, "_embedded", spy)
     leave_half(Path(workspace.path("index")))
     grown = build_index(config)
     assert not half_written(workspace.root)
-    assert sorted(embedded_ids) == ["s2-audio-1", "s3-audio-1", "s5-eeg-1"]
+    assert sorted(embedded_parts) == [
+        "audio/s2-audio-1.parquet",
+        "audio/s3-audio-1-anew.parquet",
+        "eeg/s5-eeg-1.parquet",
+    ]
     assert (grown.reused, grown.counts) == (14, {"audio": 11, "eeg": 6})
     manifest = store.open_index(workspace).manifest
     workspace.delete_tree("index")
-    embedded_ids.clear()
+    embedded_parts.clear()
     scratch = build_index(config)
-    assert (len(embedded_ids), scratch.reused) == (17, 0)
+    assert (len(embedded_parts), scratch.reused) == (17, 0)
     assert scratch.version == grown.version
     assert store.open_index(workspace).manifest.files == manifest.files
 
@@ -254,6 +261,51 @@ def test_a_worker_that_is_used_again_takes_the_reference_set_that_was_rewritten_
     assert again.model.reference is not None
     torch.testing.assert_close(again.model.reference.vector_RME, other.vector_RME)
     assert build._run(workspace.root, RUN, fingerprint(workspace, RUN)) is again
+
+
+def described(rows: int) -> pa.Table:
+    """Metadata of so many recordings."""
+    text = {name: [f"{name}-{row}" for row in range(rows)] for name in METADATA.names}
+    numbers = {"label": [None, 1] * (rows // 2), "age": [30.0] * rows, "segments": [3] * rows}
+    few = {"modality": ["audio", "eeg"] * (rows // 2), "role": ["test"] * rows}
+    return pa.table({**text, **numbers, **few}).cast(METADATA)
+
+
+@pytest.fixture
+def settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[pa.Table], str]:
+    """The version that rows are published as, where it is there already."""
+    monkeypatch.setattr(build, "fingerprint", lambda *_: "weights")
+    monkeypatch.setattr(
+        build, "_published", lambda workspace, version: SimpleNamespace(version=version, kind="", recall={})
+    )
+    monkeypatch.setattr(store, "point_to", lambda *_: None)
+    run: Any = SimpleNamespace(run_id=RUN, features_digest="f", config=Config())
+    return lambda metadata: build.publish_rows(Config(workspace=str(tmp_path)), run, metadata).version
+
+
+def test_equal_rows_are_one_version_however_their_table_is_put_together(settled: Callable[[pa.Table], str]) -> None:
+    table = described(10_000)
+    whole = settled(table)
+    pieces = pa.concat_tables([table.slice(0, 1), table.slice(1, 5000), table.slice(5001)])
+    copied = pa.Table.from_pylist(table.to_pylist(), schema=METADATA)
+    assert settled(pieces) == settled(copied) == settled(pa.concat_tables([table, table]).slice(10_000)) == whole
+    ages = pa.array([30.0] * 9_999 + [31.0], pa.float32())
+    at = METADATA.get_field_index("age")
+    assert settled(table.set_column(at, METADATA.field(at), ages)) != whole
+    assert settled(table.take(list(range(9_999, -1, -1)))) != whole
+
+
+def test_what_publishing_holds_in_python_does_not_grow_with_the_recordings(
+    settled: Callable[[pa.Table], str],
+) -> None:
+    peaks = []
+    for rows in (10_000, 40_000):
+        table = described(rows)
+        tracemalloc.start()
+        settled(table)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
 
 
 def all_tables(workspace: Workspace, config: Config) -> list[tuple[str, ...]]:
