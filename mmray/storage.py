@@ -32,6 +32,7 @@ import pyarrow.parquet as pq
 from mmray.errors import WorkspaceError
 
 _PARTIAL = ".partial-"
+_PIECE = 1 << 20  # bytes
 _MOST_MOVED = 5 << 30  # bytes; Amazon copies no larger object in one request, and pyarrow makes one
 
 
@@ -98,13 +99,14 @@ class Workspace:
 
     def read_bytes(self, *parts: str) -> bytes:
         """A file's bytes. Raises WorkspaceError where there is none."""
-        try:
-            with self.filesystem.open_input_stream(self.path(*parts)) as stream:
-                return bytes(stream.read())
-        except FileNotFoundError:
-            raise WorkspaceError(f"workspace {self.root}: {'/'.join(parts)} is not there") from None
-        except OSError as error:
-            raise WorkspaceError(f"workspace {self.root}: cannot read {'/'.join(parts)}: {error}") from error
+        with self._readable(*parts), self.filesystem.open_input_stream(self.path(*parts)) as stream:
+            return bytes(stream.read())
+
+    def pieces(self, *parts: str) -> Iterator[bytes]:
+        """A large file's bytes, piece by piece. Raises WorkspaceError where there is none."""
+        with self._readable(*parts), self.filesystem.open_input_stream(self.path(*parts)) as stream:
+            while piece := stream.read(_PIECE):
+                yield piece
 
     def read_json(self, *parts: str) -> Any:
         """A JSON file's content."""
@@ -116,8 +118,13 @@ class Workspace:
     def read_table(self, *parts: str, columns: list[str] | None = None, rows: pc.Expression | None = None) -> pa.Table:
         """A Parquet file as a table, of some columns and rows or of all."""
         place = self.path(*parts)
-        try:
+        with self._readable(*parts):
             return pq.read_table(place, filesystem=self.filesystem, columns=columns, filters=rows, partitioning=None)
+
+    @contextmanager
+    def _readable(self, *parts: str) -> Iterator[None]:
+        try:
+            yield
         except FileNotFoundError:
             raise WorkspaceError(f"workspace {self.root}: {'/'.join(parts)} is not there") from None
         except (OSError, pa.ArrowException) as error:

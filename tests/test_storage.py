@@ -88,6 +88,18 @@ def workspace_of(root: str, folder: Path) -> Workspace:
 
 
 @pytest.mark.parametrize("root", ["", "mock:///bucket"])
+def test_a_large_file_is_read_piece_by_piece_and_a_missing_one_is_named(tmp_path: Path, root: str) -> None:
+    workspace = workspace_of(root, tmp_path)
+    content = bytes(range(256)) * 40_000
+    workspace.write_bytes(content, "f")
+    pieces = list(workspace.pieces("f"))
+    assert b"".join(pieces) == content
+    assert max(map(len, pieces)) < len(content) / 5
+    with pytest.raises(WorkspaceError, match=r"a/g is not there"):
+        list(workspace.pieces("a", "g"))
+
+
+@pytest.mark.parametrize("root", ["", "mock:///bucket"])
 def test_a_file_written_piece_by_piece_appears_once_it_is_whole(tmp_path: Path, root: str) -> None:
     workspace = workspace_of(root, tmp_path)
     with workspace.writing("a", "f") as path, path.open("wb") as file:

@@ -429,6 +429,21 @@ def test_an_object_stores_index_is_copied_once_and_a_rotten_copy_is_fetched_agai
     assert version in cached.name
 
 
+def test_an_object_stores_index_is_never_read_whole_into_memory(
+    copy: tuple[Workspace, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    real, read = Workspace.read_bytes, []
+
+    def read_bytes(self: Workspace, *parts: str) -> bytes:
+        read.append(parts[-1])
+        return real(self, *parts)
+
+    monkeypatch.setattr(Workspace, "read_bytes", read_bytes)
+    store.open_index(_Remote(copy[0].root))
+    assert sorted(read) == ["current", "manifest.json"]
+
+
 def test_copies_long_unused_make_room_and_a_deleted_version_leaves_no_piece(
     copy: tuple[Workspace, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
