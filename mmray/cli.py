@@ -278,6 +278,21 @@ def index_rollback(
     _show(versions.rollback(config), as_json)
 
 
+@index_app.command("delete")
+def index_delete(
+    version: Annotated[str, typer.Argument(help="As `mmray index versions` lists it; not the current one.")],
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    workspace: WorkspaceRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete a version with its Milvus collections."""
+    config = _resolve(config_file, overrides, workspace)
+    from mmray.index import versions
+
+    _show(versions.delete(config, version), as_json)
+
+
 @index_app.command("forget")
 def index_forget(
     subject: Annotated[str, typer.Argument(help="subject_id, as recordings.parquet has it.")],
