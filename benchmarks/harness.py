@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mmray import progress
+from mmray.quota import usable_cores
 
 
 @dataclass(frozen=True)
@@ -177,11 +178,6 @@ def timed(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine() -> dict[str, Any]:

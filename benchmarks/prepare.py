@@ -22,12 +22,13 @@ import numpy as np
 
 from benchmarks import plain_prepare
 from benchmarks.fits import peak_bytes
-from benchmarks.harness import Figure, Outcome, usable_cores
+from benchmarks.harness import Figure, Outcome
 from mmray import cluster, config, progress
 from mmray.config import Config, Features
 from mmray.features import parts, pipeline
 from mmray.features.extract import extract
 from mmray.features.table import from_table
+from mmray.quota import usable_cores
 from mmray.recordings import catalogue, synthetic
 from mmray.recordings.signals import content_sha256
 from mmray.schema import Recording, recordings_table

@@ -22,12 +22,13 @@ import torch
 from benchmarks import cost_model, search
 from benchmarks.cost_model import Law
 from benchmarks.fits import SEGMENTS_EACH, SHAPES, Fit, segments_of
-from benchmarks.harness import Figure, Outcome, timed, usable_cores
+from benchmarks.harness import Figure, Outcome, timed
 from mmray import cluster, config, progress
 from mmray.config import Config
 from mmray.features import pipeline
 from mmray.index import embed, faiss_index
 from mmray.models import registry
+from mmray.quota import usable_cores
 from mmray.recordings import catalogue, synthetic
 from mmray.schema import recordings_table
 from mmray.storage import Workspace

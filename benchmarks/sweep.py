@@ -15,10 +15,11 @@ from typing import Any
 import torch
 
 from benchmarks import stacked
-from benchmarks.harness import Outcome, usable_cores
+from benchmarks.harness import Outcome
 from mmray import cluster, config, progress
 from mmray.config import Config
 from mmray.features import pipeline
+from mmray.quota import usable_cores
 from mmray.recordings import catalogue, splits, synthetic
 from mmray.storage import Workspace
 from mmray.training import results, structure, sweep, trainer, trial, tuning

@@ -17,11 +17,12 @@ from torch_geometric.loader import DataLoader
 from torch_geometric.utils import dense_to_sparse
 
 from benchmarks.fits import SEGMENTS_EACH, SHAPES, Fit, segments_of
-from benchmarks.harness import Figure, Outcome, growth, timed, usable_cores
+from benchmarks.harness import Figure, Outcome, growth, timed
 from benchmarks.sparse_network import SparseNetwork
 from mmray import config, progress
 from mmray.graphs.adjacency import dense_adjacency
 from mmray.models.crossmodal_gcn import CrossModalGCN
+from mmray.quota import usable_cores
 from mmray.training import batches, losses
 from mmray.training.sampling import Sampler, sampler
 

@@ -278,6 +278,21 @@ def index_rollback(
     _show(versions.rollback(config), as_json)
 
 
+@index_app.command("delete")
+def index_delete(
+    version: Annotated[str, typer.Argument(help="As `mmray index versions` lists it; not the current one.")],
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    workspace: WorkspaceRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete a version with its Milvus collections."""
+    config = _resolve(config_file, overrides, workspace)
+    from mmray.index import versions
+
+    _show(versions.delete(config, version), as_json)
+
+
 @index_app.command("forget")
 def index_forget(
     subject: Annotated[str, typer.Argument(help="subject_id, as recordings.parquet has it.")],
@@ -443,7 +458,7 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Run a stage as a job on a cluster, under the settings resolved here."""
-    config = _resolve(config_file, overrides, workspace)
+    config = _resolve(config_file, overrides, workspace, elsewhere=True)
     from mmray import submission
 
     ended = submission.submit(config, stage, address, arguments, follow=follow, stop_on_interrupt=stop)
@@ -497,9 +512,15 @@ def _setting(key: str, value: Any) -> list[str]:
 
 
 def _resolve(
-    config_file: Path | None, overrides: list[str] | None, workspace: str | None, extra: list[str] | None = None
+    config_file: Path | None,
+    overrides: list[str] | None,
+    workspace: str | None,
+    extra: list[str] | None = None,
+    *,
+    elsewhere: bool = False,
 ) -> Config:
-    config = load_config(config_file, [*(extra or []), *_setting("workspace", workspace), *(overrides or [])])
+    laid_over = [*(extra or []), *_setting("workspace", workspace), *(overrides or [])]
+    config = load_config(config_file, laid_over, elsewhere=elsewhere)
     if not config.workspace:
         raise ConfigError("workspace is empty; give --workspace a folder or a URI")
     if "working_dir_files" in Path(config.workspace).parts:

@@ -23,6 +23,7 @@ from mmray import keeper, placement, progress
 from mmray.config import Cluster
 from mmray.errors import ResourceError
 from mmray.placement import Node, Want
+from mmray.quota import usable_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -90,7 +91,7 @@ def session(config: Cluster) -> Iterator[None]:
         try:
             ray.init(
                 address="local",
-                num_cpus=config.num_cpus or max(4, os.cpu_count() or 1),
+                num_cpus=config.num_cpus or max(4, usable_cores()),
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
@@ -231,7 +232,7 @@ def cores(config: Cluster) -> int:
     An embedded Ray counts at least 4 CPUs on any machine, so that its own small tasks never wait; a cluster counts what
     its nodes were started with.
     """
-    return int(logical_cpus()) if address(config) else min(int(logical_cpus()), os.cpu_count() or 1)
+    return int(logical_cpus()) if address(config) else min(int(logical_cpus()), usable_cores())
 
 
 def busy_cpus(config: Cluster, threads: float) -> float:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from mmray.errors import ConfigError
 
@@ -42,11 +42,14 @@ EEGFamily = Literal[
     "differential_entropy", "hjorth", "absolute_power", "relative_power", "aperiodic", "asymmetry", "waveform"
 ]
 Positive = Annotated[float, Field(gt=0)]
+_ELSEWHERE = {"elsewhere": True}  # pydantic's context where settings are only passed on
 AtLeastOne = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-def _absolute(place: str) -> str:
+def _absolute(place: str, about: ValidationInfo) -> str:
+    if place.startswith("~") and about.context == _ELSEWHERE:
+        return place
     if "://" not in place:
         return os.path.abspath(os.path.expanduser(place)) if place else place
     if re.match(r"[^/]*://[^/@:]*:[^/@]*@", place):
@@ -522,7 +525,7 @@ class Index(Section):
     def _milvus_has_a_place(self) -> Self:
         if self.backend == "milvus" and not self.milvus_uri:
             raise ValueError("index.backend = milvus needs index.milvus_uri, as http://host:19530 or a file's path")
-        if self.milvus_uri and "@" in self.milvus_uri:
+        if self.milvus_uri and "@" in self.milvus_uri and "://" in self.milvus_uri:
             raise ValueError("index.milvus_uri holds a secret; set MMRAY_MILVUS_TOKEN=user:password in the environment")
         if self.backend == "milvus" and self.kind in ("sq", "ivfpq"):
             raise ValueError(f"index.kind = {self.kind} is of faiss; with index.backend = milvus take flat or hnsw")
@@ -552,7 +555,7 @@ class Serve(Section):
     playback: bool = Field(
         True, json_schema_extra=HARDWARE, description="whether stored recordings can be heard and seen by who has a key"
     )
-    access_log: str | None = Field(
+    access_log: Place | None = Field(
         None,
         json_schema_extra=HARDWARE,
         description="folder of a file a replica with a line a request; null: stderr, which Ray keeps in its logs",
@@ -576,7 +579,9 @@ class Cluster(Section):
     )
     encoder_gpus: float = Field(0.0, ge=0, description="of such an actor; 0.25: four share a GPU; 0: CPU")
     worker_cpus: Positive = Field(0.5, description="of a training worker, and its thread count, at least 1")
-    gpus_per_worker: float = Field(0.0, ge=0, description="of a training worker; 0: CPU")
+    gpus_per_worker: float = Field(
+        0.0, ge=0, description="of a training worker, a whole number or, of a single worker, a share of one; 0: CPU"
+    )
     worker_gib: float = Field(0.0, ge=0, description="memory of a training worker, GiB; 0: it asks for none")
     replica_gib: float = Field(0.0, ge=0, description="memory of a serving replica, GiB; 0: it asks for none")
     spot: Spot = Field(
@@ -614,6 +619,21 @@ class Config(Section):
     cluster: Cluster = Field(Cluster(), json_schema_extra=HARDWARE)
 
     @model_validator(mode="after")
+    def _gpus_go_to_workers(self) -> Self:
+        gpus, most = self.cluster.gpus_per_worker, self.train.group[1]
+        if gpus and not most:
+            raise ValueError(
+                f"cluster.gpus_per_worker = {gpus:g} is for training workers, and train.num_workers = 0 has none: it "
+                "fits in this process, on its GPU where there is one; set train.num_workers to 1 or more"
+            )
+        if gpus % 1 and (gpus > 1 or most > 1):
+            raise ValueError(
+                f"cluster.gpus_per_worker = {gpus:g}: Ray shares out no more than one GPU, and workers of a group "
+                "cannot share theirs (NCCL refuses it); set a whole number"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _filters_meet_samples(self) -> Self:
         scalp = self.features.eeg
         if self.model.node_encoder == "conv" and not scalp.encoder and scalp.families != ("waveform",):
@@ -637,13 +657,14 @@ class Config(Section):
         return self
 
 
-def load(path: str | Path | None = None, overrides: list[str] | None = None) -> Config:
+def load(path: str | Path | None = None, overrides: list[str] | None = None, *, elsewhere: bool = False) -> Config:
     """Read a YAML file, lay `a.b=c` overrides on top, and validate.
 
     Args:
         path: YAML file; None starts from the defaults.
         overrides: `section.field=value`; the value is read as YAML, so `null`, `1e-3` and `[F3, F4]` mean what they
             say.
+        elsewhere: the settings are for another machine: a path that begins with ~ stays so, for the home is another.
 
     Raises:
         ConfigError: the file cannot be read, or a key or a value is refused; the message names the key and, for a
@@ -668,7 +689,7 @@ def load(path: str | Path | None = None, overrides: list[str] | None = None) -> 
             if not isinstance(node, dict):
                 raise ConfigError(f"--set {override}: {parent} is a value, not a section")
         node[leaf] = _scalar(text)
-    return from_dict(tree)
+    return from_dict(tree, elsewhere=elsewhere)
 
 
 def override(key: str, value: Any) -> str:
@@ -676,10 +697,10 @@ def override(key: str, value: Any) -> str:
     return f"{key}={json.dumps(value, ensure_ascii=False)}"
 
 
-def from_dict(tree: dict[str, Any]) -> Config:
+def from_dict(tree: dict[str, Any], *, elsewhere: bool = False) -> Config:
     """Validate a plain tree. Raises ConfigError as `load` does."""
     try:
-        return Config.model_validate(tree)
+        return Config.model_validate(tree, context=_ELSEWHERE if elsewhere else None)
     except ValidationError as error:
         lines = [_explain(tuple(item["loc"]), item["type"], item["msg"], item["input"]) for item in error.errors()]
         raise ConfigError("\n".join(lines)) from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from rich.table import Table
 from mmray import __version__, cluster
 from mmray.config import Cluster
 from mmray.errors import ResourceError
+from mmray.quota import usable_cores
 
 _PACKAGES = ("ray", "torch", "torch-geometric", "mne", "librosa", "pyarrow", "numpy", "faiss-cpu", "fastapi")
 _MEMORY_BYTES = 4 * 2**30  # an embedded Ray, two training workers and one recording of MODMA's size
@@ -73,7 +73,7 @@ def _package(name: str) -> Check:
 
 
 def _cores() -> Check:
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     return Check("cores", str(cores), "" if cores >= 2 else "two cores at least: Ray and a worker share them")
 
 

@@ -16,7 +16,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,8 @@ import pyarrow.parquet as pq
 from mmray.errors import WorkspaceError
 
 _PARTIAL = ".partial-"
+_PIECE = 1 << 20  # bytes
+_MOST_MOVED = 5 << 30  # bytes; Amazon copies no larger object in one request, and pyarrow makes one
 
 
 @dataclass(frozen=True)
@@ -97,13 +99,14 @@ class Workspace:
 
     def read_bytes(self, *parts: str) -> bytes:
         """A file's bytes. Raises WorkspaceError where there is none."""
-        try:
-            with self.filesystem.open_input_stream(self.path(*parts)) as stream:
-                return bytes(stream.read())
-        except FileNotFoundError:
-            raise WorkspaceError(f"workspace {self.root}: {'/'.join(parts)} is not there") from None
-        except OSError as error:
-            raise WorkspaceError(f"workspace {self.root}: cannot read {'/'.join(parts)}: {error}") from error
+        with self._readable(*parts), self.filesystem.open_input_stream(self.path(*parts)) as stream:
+            return bytes(stream.read())
+
+    def pieces(self, *parts: str) -> Iterator[bytes]:
+        """A large file's bytes, piece by piece. Raises WorkspaceError where there is none."""
+        with self._readable(*parts), self.filesystem.open_input_stream(self.path(*parts)) as stream:
+            while piece := stream.read(_PIECE):
+                yield piece
 
     def read_json(self, *parts: str) -> Any:
         """A JSON file's content."""
@@ -115,8 +118,13 @@ class Workspace:
     def read_table(self, *parts: str, columns: list[str] | None = None, rows: pc.Expression | None = None) -> pa.Table:
         """A Parquet file as a table, of some columns and rows or of all."""
         place = self.path(*parts)
-        try:
+        with self._readable(*parts):
             return pq.read_table(place, filesystem=self.filesystem, columns=columns, filters=rows, partitioning=None)
+
+    @contextmanager
+    def _readable(self, *parts: str) -> Iterator[None]:
+        try:
+            yield
         except FileNotFoundError:
             raise WorkspaceError(f"workspace {self.root}: {'/'.join(parts)} is not there") from None
         except (OSError, pa.ArrowException) as error:
@@ -139,17 +147,19 @@ class Workspace:
     def writing(self, *parts: str) -> Iterator[Path]:
         """A place on the local disk to write a large file at, piece by piece; published when the block ends.
 
-        An exception in the block leaves nothing behind, and what was published before as it was.
+        An exception in the block leaves nothing behind, and what was published before as it was. So does one in the
+        upload to an object store, of a file that the store can move.
 
         Raises:
             WorkspaceError: as `write_bytes`, also where the block raises OSError.
         """
         target = self.path(*parts)
         folder, _, name = target.rpartition("/")
+        beside = f"{folder}/{_PARTIAL}{_host()}-{os.getpid()}-{uuid.uuid4().hex}-{name}"
         with self._writable(*parts):
             if self.is_local:
                 os.makedirs(folder, exist_ok=True)
-                partial = Path(f"{folder}/{_PARTIAL}{_host()}-{os.getpid()}-{uuid.uuid4().hex}-{name}")
+                partial = Path(beside)
                 try:
                     yield partial
                     with partial.open("rb+") as file:
@@ -159,18 +169,27 @@ class Workspace:
                     partial.unlink(missing_ok=True)
                 return
             with tempfile.TemporaryDirectory(prefix="mmray-") as place:
-                yield Path(place) / name
-                # a stream that is closed is a file, however much of it was written: it is opened once all is there
-                with (Path(place) / name).open("rb") as file, self.filesystem.open_output_stream(target) as stream:
-                    shutil.copyfileobj(file, stream)
+                whole = Path(place) / name
+                yield whole
+                # a stream that is closed is a file, however much of it was written, and an exception closes it, too
+                at = beside if whole.stat().st_size <= _MOST_MOVED else target
+                try:
+                    with whole.open("rb") as file, self.filesystem.open_output_stream(at) as stream:
+                        shutil.copyfileobj(file, stream)
+                    if at != target:
+                        self.filesystem.move(at, target)
+                except BaseException:
+                    with suppress(OSError):
+                        self.filesystem.delete_file(beside)
+                    raise
 
     @contextmanager
-    def _writable(self, *parts: str) -> Iterator[None]:
+    def _writable(self, *parts: str, what: str = "write") -> Iterator[None]:
         try:
             yield
         except OSError as error:
             raise WorkspaceError(
-                f"workspace {self.root}: cannot write {'/'.join(parts)}: {error.strerror or error}; "
+                f"workspace {self.root}: cannot {what} {'/'.join(parts)}: {error.strerror or error}; "
                 "see that it exists, has room and is yours to write, or choose another --workspace"
             ) from error
 
@@ -195,14 +214,22 @@ class Workspace:
         self.write_bytes(buffer.getvalue(), *parts)
 
     def delete(self, *parts: str) -> None:
-        """Remove a file; nothing happens where there is none."""
+        """Remove a file; nothing happens where there is none. Raises WorkspaceError as `write_bytes`."""
         if self.exists(*parts):
-            self.filesystem.delete_file(self.path(*parts))
+            with self._writable(*parts, what="delete"), suppress(FileNotFoundError):  # another process was faster
+                self.filesystem.delete_file(self.path(*parts))
 
     def delete_tree(self, *parts: str) -> None:
-        """Remove a folder with all that is in it; nothing happens where there is none."""
-        if self.exists(*parts):
-            self.filesystem.delete_dir(self.path(*parts))
+        """Remove a folder with all that is in it; nothing happens where there is none.
+
+        Raises:
+            WorkspaceError: as `write_bytes`.
+        """
+        while self.exists(*parts):
+            # another process may take a file of it from under this one, which then goes on with what is left
+            with self._writable(*parts, what="delete"), suppress(FileNotFoundError):
+                self.filesystem.delete_dir(self.path(*parts))
+                return
 
     @contextmanager
     def tidied(self, *parts: str) -> Iterator[None]:

@@ -108,7 +108,10 @@ def entrypoint(config: Config, stage: str, arguments: list[str]) -> str:
     # a sweep that goes on has settings of its own
     given = ["--workspace", config.workspace] if "--resume" in arguments else ["--config", _FILE]
     command = shlex.join(["mmray", stage, *given, *arguments])
-    return f"{shlex.join(['mmray', 'recordings', *given])} && {command}" if stage == "prepare" else command
+    if stage != "prepare":
+        return command
+    both = [word for word in arguments if word != "--strict"]  # which is prepare's alone
+    return f"{shlex.join(['mmray', 'recordings', *given, *both])} && {command}"
 
 
 @contextmanager

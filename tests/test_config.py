@@ -61,6 +61,27 @@ def test_settings_that_cannot_work_together_are_refused_by_name(overrides: list[
 
 
 @pytest.mark.parametrize(
+    ("gpus", "workers", "why"),
+    [
+        ("1", "0", r"set train\.num_workers"),
+        ("0.5", "0", r"set train\.num_workers"),
+        ("0.5", "2", "a whole number"),
+        ("0.5", "[1, 2]", "a whole number"),
+        ("1.5", "1", "a whole number"),
+        ("1.5", "4", "a whole number"),
+    ],
+)
+def test_gpus_that_workers_cannot_be_given_are_refused_before_ray_is_asked(gpus: str, workers: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=rf"cluster\.gpus_per_worker = {gpus}.*{why}"):
+        config.load(None, [f"cluster.gpus_per_worker={gpus}", f"train.num_workers={workers}"])
+
+
+@pytest.mark.parametrize(("gpus", "workers"), [("0", "0"), ("0", "4"), ("0.5", "1"), ("1", "[1, 4]"), ("2", "4")])
+def test_a_share_of_a_gpu_is_for_one_worker_and_whole_ones_for_any(gpus: str, workers: str) -> None:
+    config.load(None, [f"cluster.gpus_per_worker={gpus}", f"train.num_workers={workers}"])
+
+
+@pytest.mark.parametrize(
     "overrides",
     [
         ["features.audio.mels=13"],
@@ -136,3 +157,32 @@ def test_a_secret_in_a_uri_is_refused_and_not_repeated(key: str) -> None:
 @pytest.mark.parametrize("place", ["gs://anonymous@bucket/ws", "s3://bucket/a:b@c", "hdfs://host:8020/x@y"])
 def test_a_uri_without_a_secret_stays_as_it_is(place: str) -> None:
     assert config.load(None, [f"workspace={place}"]).workspace == place
+
+
+def test_a_milvus_file_may_lie_in_a_folder_with_an_at_sign_and_a_secret_in_a_uri_is_refused() -> None:
+    settings = ["index.backend=milvus", "index.milvus_uri=/home/me@corp/m.db"]
+    assert config.load(None, settings).index.milvus_uri == "/home/me@corp/m.db"
+    with pytest.raises(ConfigError, match="MMRAY_MILVUS_TOKEN") as refused:
+        config.load(None, ["index.backend=milvus", "index.milvus_uri=https://hunter2@host:19530"])
+    assert "hunter2" not in str(refused.value)
+
+
+def test_the_folder_of_the_access_log_is_absolute_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for written in ("~/logs", "logs"):
+        assert config.load(None, [f"serve.access_log={written}"]).serve.access_log == str(tmp_path / "logs")
+    assert config.load(None, ["serve.access_log=null"]).serve.access_log is None
+
+
+def test_settings_for_another_machine_keep_its_home_and_are_absolute_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    overrides = ["workspace=~/ws", "study.root=study", "serve.access_log=~/logs"]
+    sent = config.load(None, overrides, elsewhere=True)
+    assert (sent.workspace, sent.study.root, sent.serve.access_log) == ("~/ws", str(tmp_path / "study"), "~/logs")
+    (tmp_path / "job.yaml").write_text(config.to_yaml(sent), encoding="utf-8")
+    monkeypatch.setenv("HOME", "/home/ray")
+    taken = config.load(tmp_path / "job.yaml")
+    assert (taken.workspace, taken.serve.access_log) == ("/home/ray/ws", "/home/ray/logs")

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "mmray"
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
-BASE = {"__init__", "errors", "schema", "config", "storage", "progress", "cluster", "keeper", "placement"}
+BASE = {"__init__", "errors", "schema", "config", "storage", "progress", "cluster", "keeper", "placement", "quota"}
 LAYERS = ("recordings", "graphs", "features", "models", "evaluation", "training", "index", "serving")
 TOP = {"cli", "client", "demo", "doctor", "submission"}
 MAY_IMPORT_RAY = {

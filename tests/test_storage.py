@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pytest
 
+from mmray import storage
 from mmray.errors import WorkspaceError
 from mmray.storage import Workspace, is_uri
 from tests.half_written import half_written, leave_half
@@ -83,6 +88,18 @@ def workspace_of(root: str, folder: Path) -> Workspace:
 
 
 @pytest.mark.parametrize("root", ["", "mock:///bucket"])
+def test_a_large_file_is_read_piece_by_piece_and_a_missing_one_is_named(tmp_path: Path, root: str) -> None:
+    workspace = workspace_of(root, tmp_path)
+    content = bytes(range(256)) * 40_000
+    workspace.write_bytes(content, "f")
+    pieces = list(workspace.pieces("f"))
+    assert b"".join(pieces) == content
+    assert max(map(len, pieces)) < len(content) / 5
+    with pytest.raises(WorkspaceError, match=r"a/g is not there"):
+        list(workspace.pieces("a", "g"))
+
+
+@pytest.mark.parametrize("root", ["", "mock:///bucket"])
 def test_a_file_written_piece_by_piece_appears_once_it_is_whole(tmp_path: Path, root: str) -> None:
     workspace = workspace_of(root, tmp_path)
     with workspace.writing("a", "f") as path, path.open("wb") as file:
@@ -114,6 +131,51 @@ def test_an_exception_while_writing_leaves_the_old_file_and_no_half(tmp_path: Pa
     assert workspace.read_bytes("f") == b"old"
     assert not [path for path in places if path.exists()]
     assert os.listdir(tmp_path) == ([] if root else ["f"])
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(5, "Input/output error")], ids=["ended", "unreadable"])
+def test_an_upload_that_is_cut_short_leaves_the_old_file_and_no_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    workspace = workspace_of("mock:///bucket", tmp_path)
+    workspace.write_bytes(b"old", "a", "f")
+
+    def cut(source: BinaryIO, sink: BinaryIO) -> None:
+        sink.write(source.read(1))
+        raise error
+
+    monkeypatch.setattr(shutil, "copyfileobj", cut)
+    expected = WorkspaceError if isinstance(error, OSError) else type(error)
+    with pytest.raises(expected), workspace.writing("a", "f") as path:
+        path.write_bytes(b"new")
+    assert workspace.read_bytes("a", "f") == b"old"
+    found = workspace.filesystem.get_file_info(pafs.FileSelector(workspace.path("a")))
+    assert [info.base_name for info in found] == ["f"]
+
+
+class NoLargeMoves:
+    """A store that refuses to move, as S3 does above 5 GiB."""
+
+    def __init__(self, store: pafs.FileSystem) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def move(self, source: str, target: str) -> None:
+        raise OSError("the copy source is larger than the maximum allowable size")
+
+
+def test_a_file_too_large_to_be_moved_in_the_store_is_uploaded_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = workspace_of("mock:///bucket", tmp_path)
+    refusing = NoLargeMoves(workspace.filesystem)
+    monkeypatch.setattr(Workspace, "filesystem", property(lambda self: refusing))
+    monkeypatch.setattr(storage, "_MOST_MOVED", 2)
+    with workspace.writing("a", "f") as path:
+        path.write_bytes(b"123")
+    assert workspace.read_bytes("a", "f") == b"123"
 
 
 WRITER = """
@@ -190,3 +252,41 @@ def test_an_address_is_a_path_here_and_a_uri_without_options_there(tmp_path: Pat
     assert Workspace(f"file://{tmp_path}").address("runs") == f"{tmp_path}/runs"
     store = Workspace("s3://study/ws/?endpoint_override=127.0.0.1:9&scheme=http")
     assert store.address("runs", "a") == "s3://study/ws/runs/a"
+
+
+def test_what_cannot_be_deleted_says_what_to_do(tmp_path: Path) -> None:
+    workspace = Workspace(str(tmp_path))
+    (tmp_path / "a").mkdir()
+    workspace.write_bytes(b"x", "f")
+    with pytest.raises(WorkspaceError, match=r"cannot delete a: .*is yours to write"):
+        workspace.delete("a")
+    with pytest.raises(WorkspaceError, match=r"cannot delete f: .*is yours to write"):
+        workspace.delete_tree("f")
+
+
+@pytest.mark.parametrize("delete", [Workspace.delete, Workspace.delete_tree])
+def test_what_another_process_deletes_at_the_same_moment_is_gone_and_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delete: Callable[..., None]
+) -> None:
+    looks = [True, False]
+    monkeypatch.setattr(Workspace, "exists", lambda self, *parts: looks.pop(0))
+    delete(Workspace(str(tmp_path)), "gone")
+
+
+def test_a_tree_of_which_another_process_deletes_a_part_goes_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Workspace(str(tmp_path))
+    workspace.write_bytes(b"x", "tree", "f")
+    store, lost = workspace.filesystem, [FileNotFoundError(2, "tree/g")]
+
+    class Raced(NoLargeMoves):
+        def delete_dir(self, path: str) -> None:
+            if lost:
+                raise lost.pop()
+            store.delete_dir(path)
+
+    raced = Raced(store)
+    monkeypatch.setattr(Workspace, "filesystem", property(lambda self: raced))
+    workspace.delete_tree("tree")
+    assert os.listdir(tmp_path) == []

@@ -2,23 +2,45 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
-from mmray import submission
+from mmray import cli, submission
+from mmray import config as configuration
 from mmray.config import Config
 from mmray.errors import ResourceError
 
+CONFIGS = Path(__file__).parents[1] / "jobs" / "configs"
 
-def test_what_a_user_adds_is_prepares_and_not_that_of_recordings_before_it() -> None:
-    told = submission.entrypoint(Config(), "prepare", ["--strict"])
-    assert told == "mmray recordings --config job.yaml && mmray prepare --config job.yaml --strict"
+
+def test_what_a_user_adds_is_for_recordings_and_prepare_but_for_what_prepare_alone_knows() -> None:
+    told = submission.entrypoint(Config(), "prepare", ["--strict", "--set", "study.tasks=[rest]"])
+    assert told == (
+        "mmray recordings --config job.yaml --set 'study.tasks=[rest]' && "
+        "mmray prepare --config job.yaml --strict --set 'study.tasks=[rest]'"
+    )
     assert submission.entrypoint(Config(), "train", ["--name", "a b"]) == "mmray train --config job.yaml --name 'a b'"
     assert submission.entrypoint(Config(workspace="s3://b"), "sweep", ["--resume"]) == (
         "mmray sweep --workspace s3://b --resume"
     )
+
+
+@pytest.mark.parametrize("name", ["synthetic.yaml", "modma.yaml"])
+def test_a_home_in_the_settings_is_that_of_the_cluster(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Config] = []
+
+    def submit(config: Config, stage: str, address: str, *_: object, **__: object) -> submission.Submission:
+        sent.append(config)
+        return submission.Submission("raysubmit_1", stage, address, "SUCCEEDED", 0, 1.0)
+
+    monkeypatch.setattr(submission, "submit", submit)
+    monkeypatch.setenv("HOME", "/home/laptop")
+    assert cli.main(["submit", "train", "--config", str(CONFIGS / name)]) == 0
+    assert "laptop" not in configuration.to_yaml(sent[0])
+    assert "workspace: ~/mmray/" in configuration.to_yaml(sent[0])
 
 
 class Silent:

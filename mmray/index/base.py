@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -106,3 +107,16 @@ class Manifest:
             raise WorkspaceError(
                 f"index: manifest.json is of another mmray or damaged ({error}); run `mmray index` again"
             ) from error
+
+
+def no_room(place: Path, size: int, why: object) -> WorkspaceError:
+    """What to raise where the temporary folder does not hold a file of an index.
+
+    Args:
+        size: bytes that the file takes at least.
+        why: the system's word.
+    """
+    return WorkspaceError(
+        f"index: the temporary folder {place.parent} does not hold {place.name}, {size / 2**20:.1f} MiB ({why}); free "
+        "space there, or set TMPDIR to a folder that has it"
+    )

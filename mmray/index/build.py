@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -32,6 +31,9 @@ from mmray.placement import Want
 from mmray.storage import Workspace
 from mmray.training.checkpoint import LoadedRun, fingerprint, load_run, newest_run
 
+_ROWS = 4096  # of metadata as Python objects at a time
+# what a vector depends on besides its recording and the model; the subject, since nobody is their own neighbour
+_MADE_FROM = ("subject_id", "part", "source_sha256", "segments")
 _BLOCK = 8  # recordings at least: a worker process takes seconds to start, a recording a fraction of one
 
 
@@ -99,7 +101,8 @@ def publish_rows(config: Config, run: LoadedRun, metadata: pa.Table) -> IndexSum
         As `build_index`.
     """
     workspace = Workspace(config.workspace)
-    counts = dict(sorted(Counter(metadata["modality"].to_pylist()).items()))
+    metadata = metadata.combine_chunks()  # equal rows are equal bytes, whatever they were put together from
+    counts = _counted(metadata["modality"])
     width = run.config.model.embedding
     manifest = Manifest(
         version="",
@@ -116,9 +119,10 @@ def publish_rows(config: Config, run: LoadedRun, metadata: pa.Table) -> IndexSum
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         created_by=f"mmray {mmray.__version__}",
     )
-    content = hashlib.sha256(json.dumps(metadata.to_pylist()).encode()).hexdigest()
-    made_of = (manifest.run_id, manifest.model, manifest.features, manifest.kind)
-    manifest = replace(manifest, version=configuration.digest(config.index, *made_of, content))
+    made_of = (manifest.run_id, manifest.model, manifest.features, manifest.kind, manifest.created_by)
+    # where the collections are is hardware to the settings, but a version is to be found whole where its manifest says
+    at = config.index.milvus_uri or "" if config.index.backend == "milvus" else ""
+    manifest = replace(manifest, version=configuration.digest(config.index, *made_of, at, _content(metadata)))
     there = _published(workspace, manifest.version)
     reused = metadata.num_rows
     with workspace.tidied("index"):
@@ -129,10 +133,30 @@ def publish_rows(config: Config, run: LoadedRun, metadata: pa.Table) -> IndexSum
         else:
             manifest = there
             store.point_to(workspace, manifest.version)
-    roles = dict(sorted(Counter(metadata["role"].to_pylist()).items()))
     return IndexSummary(
-        manifest.version, run.run_id, manifest.kind, width, counts, manifest.recall, roles, reused, there is None
+        version=manifest.version,
+        run_id=run.run_id,
+        kind=manifest.kind,
+        width=width,
+        counts=counts,
+        recall=manifest.recall,
+        roles=_counted(metadata["role"]),
+        reused=reused,
+        built=there is None,
     )
+
+
+def _counted(values: pa.ChunkedArray) -> dict[str, int]:
+    """How often each value stands there, by value."""
+    return dict(sorted((one["values"], one["counts"]) for one in pc.value_counts(values).to_pylist()))
+
+
+def _content(metadata: pa.Table) -> str:
+    """Digest of the rows, some at a time: a row takes as much memory in Python as ten in Arrow."""
+    digest = hashlib.sha256()
+    for start in range(0, metadata.num_rows, _ROWS):
+        digest.update(json.dumps(metadata.slice(start, _ROWS).to_pylist()).encode())
+    return digest.hexdigest()
 
 
 def is_of_its_run(workspace: Workspace, manifest: Manifest) -> bool:
@@ -148,37 +172,47 @@ def _published(workspace: Workspace, version: str) -> Manifest | None:
         return None  # not there, or damaged: building it again repairs it
 
 
-def _parts(workspace: Workspace, run: LoadedRun) -> list[dict[str, Any]]:
+def _parts(workspace: Workspace, run: LoadedRun) -> pa.Table:
+    """Rows of parts.parquet that hold segments of a modality of the run, by recording_id."""
     folder = ("features", run.features_digest)
     if not workspace.exists(*folder, "parts.parquet"):
         raise WorkspaceError(
             f"workspace {workspace.root}: features/{run.features_digest}, which run {run.run_id} was fitted on, is not "
             f"there; run `mmray prepare` with runs/{run.run_id}/config.yaml"
         )
-    rows: list[dict[str, Any]] = workspace.read_table(*folder, "parts.parquet").to_pylist()
-    kept = [row for row in rows if row["segments"] > 0 and row["modality"] in run.shapes]
-    if not kept:
+    parts = workspace.read_table(*folder, "parts.parquet")
+    of_the_run = pc.is_in(parts["modality"], value_set=pa.array(run.shapes, pa.string()))
+    kept = parts.filter(pc.and_(of_the_run, pc.greater(parts["segments"], 0)))
+    if not kept.num_rows:
         raise WorkspaceError(f"features/{run.features_digest} holds no segments; see its quarantine.parquet")
-    return sorted(kept, key=lambda row: str(row["recording_id"]))
+    return kept.sort_by("recording_id")
 
 
-def _metadata(workspace: Workspace, run: LoadedRun, parts: list[dict[str, Any]]) -> pa.Table:
+def _metadata(workspace: Workspace, run: LoadedRun, parts: pa.Table) -> pa.Table:
     """The rows of prepared recordings, each with its content and the part its subject played in the run."""
-    known = {row["recording_id"]: row for row in workspace.read_table("recordings.parquet").to_pylist()}
-    missing = [part["recording_id"] for part in parts if part["recording_id"] not in known]
-    if missing:
+    known = workspace.read_table("recordings.parquet")
+    at = _places(parts["recording_id"], known["recording_id"])
+    missing = parts["recording_id"].filter(pc.is_null(at))
+    if len(missing):
         raise WorkspaceError(
             f"workspace {workspace.root}: {len(missing)} prepared recordings are not in recordings.parquet "
             f"({missing[0]}, ...); run `mmray recordings` and `mmray prepare` again"
         )
+    rows = known.take(at)
     played = workspace.read_table("runs", run.run_id, "embeddings.parquet", columns=["subject_id", "role"])
-    role = dict(zip(played["subject_id"].to_pylist(), played["role"].to_pylist(), strict=True))
-    rows = []
-    for part in parts:
-        row = known[part["recording_id"]]
-        made_from = {"source_sha256": part["source_sha256"], "segments": part["segments"], "part": part["path"]}
-        rows.append({**row, **made_from, "role": role.get(row["subject_id"], "unseen"), "study": run.config.study.kind})
-    return pa.Table.from_pylist(rows, schema=METADATA)
+    columns = {name: rows[name] for name in rows.column_names} | {
+        "source_sha256": parts["source_sha256"],
+        "segments": parts["segments"],
+        "part": parts["path"],
+        "role": pc.fill_null(played["role"].take(_places(rows["subject_id"], played["subject_id"])), "unseen"),
+        "study": pa.repeat(run.config.study.kind, rows.num_rows),
+    }
+    return pa.table({name: columns[name] for name in METADATA.names}).cast(METADATA)
+
+
+def _places(ids: pa.ChunkedArray, held: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Where each id stands first among others; null where it does not."""
+    return pc.index_in(ids, value_set=held.combine_chunks())
 
 
 def _gather(
@@ -188,33 +222,34 @@ def _gather(
     vectors: dict[str, NDArray[np.float32]] = {}
     files: dict[str, Path] = {}
     before = _reusable(Workspace(config.workspace), manifest)
-    known = {} if before is None else {_made_from(row): row for t in before.rows.values() for row in t.to_pylist()}
-    missing: list[dict[str, Any]] = []
+    missing: list[pa.Table] = []
     behind: dict[str, SegmentVectors] = {}
-    place: dict[str, tuple[str, int]] = {}
     for modality in manifest.counts:
         rows = metadata.filter(pc.equal(metadata["modality"], modality))
         vectors[modality] = np.empty((rows.num_rows, manifest.width), dtype=np.float32)
         files[modality] = scratch / f"{modality}.safetensors"
         behind[modality] = segment_file.create(files[modality], rows["segments"].to_numpy(), manifest.width)
-        for at, row in enumerate(rows.to_pylist()):
-            place[row["recording_id"]] = (modality, at)
-            if before is None or _made_from(row) not in known:
-                missing.append({"recording_id": row["recording_id"], "part": row["part"]})
-                continue
-            _, old = before.place[row["recording_id"]]
-            vectors[modality][at] = before.vectors[modality].vector(old)
+        old_N = _stored(before, modality, rows)
+        new_M = np.flatnonzero(old_N < 0)
+        missing.append(
+            rows.select(["modality", "part"]).append_column("row", pa.array(np.arange(rows.num_rows))).take(new_M)
+        )
+        if before is None:
+            continue
+        for row in np.flatnonzero(old_N >= 0).tolist():
+            old = int(old_N[row])
+            vectors[modality][row] = before.vectors[modality].vector(old)
             segment_file.fill(
                 behind[modality],
-                at,
+                row,
                 before.segments[modality].vectors(old).tobytes(),
                 before.segments[modality].start_s(old).tobytes(),
             )
-    for row in _embedded(config, run, missing) if missing else ():
-        modality, at = place[row["recording_id"]]
-        vectors[modality][at] = row["vector"]
-        segment_file.fill(behind[modality], at, row["z"], row["start_s"])
-    return vectors, files, metadata.num_rows - len(missing)
+    items = pa.concat_tables(missing)
+    for one in _embedded(config, run, manifest.model, items) if items.num_rows else ():
+        vectors[one["modality"]][one["row"]] = one["vector"]
+        segment_file.fill(behind[one["modality"]], one["row"], one["z"], one["start_s"])
+    return vectors, files, metadata.num_rows - items.num_rows
 
 
 def _reusable(workspace: Workspace, manifest: Manifest) -> store.OpenIndex | None:
@@ -227,28 +262,37 @@ def _reusable(workspace: Workspace, manifest: Manifest) -> store.OpenIndex | Non
     return before if all(getattr(before.manifest, n) == getattr(manifest, n) for n in names) else None
 
 
-def _made_from(row: dict[str, Any]) -> tuple[Any, ...]:
-    """What a vector depends on besides the model; the subject, since nobody is their own neighbour."""
-    return tuple(row[name] for name in ("recording_id", "subject_id", "modality", "part", "source_sha256", "segments"))
+def _stored(before: store.OpenIndex | None, modality: str, rows: pa.Table) -> NDArray[np.int64]:
+    """Which vector of the version before was made from the same as each of these rows; -1: none."""
+    if before is None or modality not in before.rows:
+        return np.full(rows.num_rows, -1)
+    held = before.rows[modality]
+    at = _places(rows["recording_id"], held["recording_id"])
+    then, same = held.take(at), pc.is_valid(at)
+    for name in _MADE_FROM:
+        same = pc.and_(same, pc.fill_null(pc.equal(then[name], rows[name]), False))
+    stored_N: NDArray[np.int64] = pc.if_else(same, at, -1).to_numpy().astype(np.int64)
+    return stored_N
 
 
-def _embedded(config: Config, run: LoadedRun, items: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _embedded(config: Config, run: LoadedRun, model: str, items: pa.Table) -> Iterator[dict[str, Any]]:
     """Recordings with their vectors, as they come; one Ray Data row each.
 
     Args:
-        items: recording_id and part of each.
+        model: the run's fingerprint.
+        items: modality, part and row, the number among its modality's, of each.
     """
     root, run_id, cpus = Workspace(config.workspace).root, run.run_id, config.cluster.task_cpus
     folder = ("features", run.features_digest)
 
     def embed(row: dict[str, Any]) -> dict[str, Any]:
         cluster.limit_threads(cpus)
-        told = {"recording_id": row["recording_id"], "vector": [], "z": b"", "start_s": b"", "error": ""}
+        told = {"modality": row["modality"], "row": row["row"], "vector": [], "z": b"", "start_s": b"", "error": ""}
         try:
             segments = features.from_table(Workspace(root).read_table(*folder, row["part"]))
         except WorkspaceError as error:  # a raised one would reach the driver wrapped in Ray's own
             return told | {"error": str(error)}
-        z_SE = segment_vectors(_run(root, run_id).model, segments)
+        z_SE = segment_vectors(_run(root, run_id, model).model, segments)
         half_SE, start_s_S = z_SE.astype("<f2"), segments.start_s_S.astype("<f4")
         return told | {"vector": mean_vector(z_SE), "z": half_SE.tobytes(), "start_s": start_s_S.tobytes()}
 
@@ -256,10 +300,10 @@ def _embedded(config: Config, run: LoadedRun, items: list[dict[str, Any]]) -> It
         want = cluster.task_want(config.cluster, Want(cpus=cpus))
         cluster.require_room(config.cluster, "index", want, setting="cluster.task_cpus")
         slots = max(1, int(cluster.logical_cpus() / cpus))
-        blocks = max(1, min(len(items) // _BLOCK, 4 * slots))
-        data = cluster.data().from_items(items, override_num_blocks=blocks)
+        blocks = max(1, min(items.num_rows // _BLOCK, 4 * slots))
+        data = cluster.data().from_arrow(items, override_num_blocks=blocks)
         data = data.map(embed, num_cpus=cpus, **placement.options(want.where))
-        with progress.bar("index", len(items)) as advance:
+        with progress.bar("index", items.num_rows) as advance:
             for row in data.iter_rows():
                 if row["error"]:
                     raise WorkspaceError(f"{row['error']}; run `mmray prepare` again")
@@ -268,6 +312,6 @@ def _embedded(config: Config, run: LoadedRun, items: list[dict[str, Any]]) -> It
 
 
 @lru_cache(maxsize=2)
-def _run(root: str, run_id: str) -> LoadedRun:
-    """The run, loaded once a worker process."""
+def _run(root: str, run_id: str, model: str) -> LoadedRun:
+    """The run, loaded once a worker process; anew where it embeds otherwise by now, as after somebody was forgotten."""
     return load_run(Workspace(root), run_id)

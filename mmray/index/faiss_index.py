@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from mmray.config import Index
 from mmray.errors import ConfigError, WorkspaceError
+from mmray.index.base import no_room
 from mmray.index.order import by_score_then_row
 
 faiss: Any = _faiss  # its own type stubs lack half of its names
@@ -150,6 +151,9 @@ def write(vector_NE: NDArray[np.float32], settings: Index, kind: str, path: Path
 
     Args:
         kind: as `resolved` says.
+
+    Raises:
+        WorkspaceError: the folder has no room for it.
     """
     vector_NE = np.ascontiguousarray(vector_NE, dtype=np.float32)
     # the order of insertion decides an HNSW's links, and the order of sums a centroid
@@ -160,7 +164,11 @@ def write(vector_NE: NDArray[np.float32], settings: Index, kind: str, path: Path
         index.add(vector_NE)
     if kind in ("sq", "ivfpq"):
         index = faiss.IndexRefineFlat(index, faiss.swig_ptr(vector_NE))
-    faiss.write_index(index, str(path))
+    try:
+        faiss.write_index(index, str(path))
+        faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)  # of a last page that the disk refused, faiss says nothing
+    except RuntimeError as error:
+        raise no_room(path, vector_NE.nbytes, "faiss cannot write it") from error
 
 
 def _made(vector_NE: NDArray[np.float32], settings: Index, kind: str) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmray.errors import WorkspaceError
+from mmray.index.base import no_room
 
 _TYPES: dict[str, Any] = {"F16": np.float16, "F32": np.float32, "I64": np.int64}
 
@@ -62,6 +64,9 @@ def create(path: Path, segments_N: NDArray[np.int64], width: int) -> SegmentVect
     Args:
         segments_N: of each recording, at least one.
         width: E.
+
+    Raises:
+        WorkspaceError: the folder has no room for it.
     """
     first_N1 = np.concatenate([[0], np.cumsum(segments_N)]).astype(np.int64)
     total = int(first_N1[-1])
@@ -77,9 +82,16 @@ def create(path: Path, segments_N: NDArray[np.int64], width: int) -> SegmentVect
         offset += size
     header = json.dumps(tensors).encode()
     header += b" " * (-len(header) % 8)
-    with path.open("wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        file.truncate(8 + len(header) + offset)
+    whole = 8 + len(header) + offset
+    try:
+        with path.open("wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            file.truncate(whole)
+            if hasattr(os, "posix_fallocate"):  # not on a Mac
+                # else it is a hole, and filling it through the map kills this process where the disk is full by then
+                os.posix_fallocate(file.fileno(), 0, whole)
+    except OSError as error:
+        raise no_room(path, whole, error.strerror) from error
     made = _mapped(path, "r+")
     made.first_N1[:] = first_N1
     return made

@@ -336,7 +336,8 @@ def _cached(workspace: Workspace, manifest: Manifest) -> Path:
         partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=root))
         try:
             for name in manifest.files:
-                (partial / name).write_bytes(workspace.read_bytes("index", manifest.version, name))
+                with (partial / name).open("wb") as file:
+                    file.writelines(workspace.pieces("index", manifest.version, name))
             if not folder.is_dir():  # another process may have finished first
                 partial.rename(folder)
         finally:

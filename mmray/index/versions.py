@@ -1,4 +1,4 @@
-"""`mmray index versions`, `publish` and `rollback`: which version readers take."""
+"""`mmray index versions`, `publish`, `rollback` and `delete`: which versions there are, and which readers take."""
 
 from __future__ import annotations
 
@@ -75,6 +75,24 @@ class Pointed:
         return f"index {self.version} of run {self.run_id} is current, before it {self.before or 'none'}"
 
 
+@dataclass(frozen=True)
+class Deleted:
+    """What `mmray index delete` tells.
+
+    Attributes:
+        current: the version that answers; None where there is none.
+    """
+
+    version: str
+    current: str | None
+
+    def render(self) -> str:
+        """As a line for a terminal."""
+        return f"index {self.version} is deleted; " + (
+            f"{self.current} is current" if self.current else "none is current"
+        )
+
+
 def versions(config: Config) -> VersionList:
     """The versions of a workspace, by when they were made."""
     workspace = Workspace(config.workspace)
@@ -128,6 +146,31 @@ def rollback(config: Config) -> Pointed:
     workspace.write_text(past[-1] + "\n", "index", "current")
     store.write_history(workspace, past)
     return Pointed(past[-1], run_id, now)
+
+
+def delete(config: Config, version: str) -> Deleted:
+    """Remove a version with its collections in Milvus; one that was never finished, too.
+
+    Raises:
+        WorkspaceError: there is no such version, it is current, or it cannot be deleted.
+        ResourceError: its Milvus does not answer; nothing is deleted.
+    """
+    workspace = Workspace(config.workspace)
+    now = store.current(workspace) if workspace.exists("index", "current") else None
+    if version == now:
+        raise WorkspaceError(
+            f"workspace {workspace.root}: index version {version} is current, and endpoints answer from it; go back by "
+            "`mmray index rollback`, or publish another, and then delete it"
+        )
+    if version not in set(workspace.names("index")) - {"current", store.HISTORY}:
+        raise WorkspaceError(
+            f"workspace {workspace.root}: index version {version} is not there; see `mmray index versions`"
+        )
+    store.delete(workspace, version, config.index)
+    past = store.history(workspace)
+    if version in past:
+        store.write_history(workspace, [one for one in past if one != version])
+    return Deleted(version, now)
 
 
 def _require_usable(workspace: Workspace, version: str) -> str:

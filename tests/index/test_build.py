@@ -1,26 +1,34 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
+import mmray
 from mmray import config as configuration
 from mmray.config import Config, Index, from_dict
 from mmray.errors import ConfigError, WorkspaceError
 from mmray.features import table
-from mmray.index import build, recall, store
+from mmray.index import build, milvus_index, recall, store
+from mmray.index.base import METADATA
 from mmray.index.build import IndexSummary, build_index
 from mmray.storage import Workspace
-from mmray.training.checkpoint import LoadedRun, load_run, newest_run
+from mmray.training import reference
+from mmray.training.checkpoint import LoadedRun, fingerprint, load_run, newest_run
 from tests.embedding import embedded
 from tests.half_written import half_written, leave_half
 from tests.small_run import RUN, SUBJECTS, built_once, make_run
@@ -180,26 +188,124 @@ def test_only_new_and_changed_recordings_are_embedded_and_the_files_equal_those_
     drop(workspace, config, {"s1-audio-2"})
     change(workspace, config, "s3-audio-1")
 
-    embedded_ids = []
+    embedded_parts = []
     real = build._embedded
 
-    def spy(config: Config, run: LoadedRun, items: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        embedded_ids.extend(item["recording_id"] for item in items)
-        return real(config, run, items)
+    def spy(config: Config, run: LoadedRun, model: str, items: pa.Table) -> Iterator[dict[str, Any]]:
+        embedded_parts.extend(items["part"].to_pylist())
+        return real(config, run, model, items)
 
     monkeypatch.setattr(build, "_embedded", spy)
     leave_half(Path(workspace.path("index")))
     grown = build_index(config)
     assert not half_written(workspace.root)
-    assert sorted(embedded_ids) == ["s2-audio-1", "s3-audio-1", "s5-eeg-1"]
+    assert sorted(embedded_parts) == [
+        "audio/s2-audio-1.parquet",
+        "audio/s3-audio-1-anew.parquet",
+        "eeg/s5-eeg-1.parquet",
+    ]
     assert (grown.reused, grown.counts) == (14, {"audio": 11, "eeg": 6})
     manifest = store.open_index(workspace).manifest
     workspace.delete_tree("index")
-    embedded_ids.clear()
+    embedded_parts.clear()
     scratch = build_index(config)
-    assert (len(embedded_ids), scratch.reused) == (17, 0)
+    assert (len(embedded_parts), scratch.reused) == (17, 0)
     assert scratch.version == grown.version
     assert store.open_index(workspace).manifest.files == manifest.files
+
+
+def test_another_mmray_makes_a_version_of_its_own_and_the_one_before_stays_whole(
+    built: tuple[Config, IndexSummary], copy: tuple[Workspace, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, version = copy
+    monkeypatch.setattr(mmray, "__version__", "99.0")
+    summary = build_index(settings_for(built, workspace))
+    assert (summary.built, summary.reused) == (True, 0)
+    assert summary.version != version
+    assert store.open_index(workspace).manifest.created_by == "mmray 99.0"
+    assert store.open_index(workspace, version).manifest.created_by != "mmray 99.0"
+
+
+def test_another_milvus_is_filled_although_the_one_before_still_answers(
+    built: tuple[Config, IndexSummary], copy: tuple[Workspace, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, _ = copy
+    held: dict[str | None, list[str]] = {}
+    monkeypatch.setattr(
+        milvus_index, "write", lambda v, asked, kind, n: held.setdefault(asked.milvus_uri, []).append(n)
+    )
+    monkeypatch.setattr(milvus_index, "read", lambda asked, kind, name, exact: exact)
+    monkeypatch.setattr(milvus_index, "drop", lambda asked, name: held[asked.milvus_uri].remove(name))
+    old, new = (
+        build_index(settings_for(built, workspace, backend="milvus", milvus_uri=f"http://{host}:19530"))
+        for host in ("old", "new")
+    )
+    assert (old.built, new.built) == (True, True)
+    assert len(held["http://old:19530"]) == len(held["http://new:19530"]) == 2
+    store.delete(workspace, old.version, Index())  # each version still says where its own collections are
+    assert held["http://old:19530"] == []
+    assert len(held["http://new:19530"]) == 2
+
+
+def test_a_worker_that_is_used_again_takes_the_reference_set_that_was_rewritten_since(
+    copy: tuple[Workspace, str],
+) -> None:
+    workspace, _ = copy
+    first = build._run(workspace.root, RUN, fingerprint(workspace, RUN))
+    held = first.model.reference
+    assert held is not None
+    weights = hashlib.sha256(workspace.read_bytes("runs", RUN, "model.safetensors")).hexdigest()
+    other = replace(held, vector_RME=-held.vector_RME)
+    workspace.write_bytes(reference.to_bytes(other, weights), "runs", RUN, reference.FILE)
+    again = build._run(workspace.root, RUN, fingerprint(workspace, RUN))
+    assert again.model.reference is not None
+    torch.testing.assert_close(again.model.reference.vector_RME, other.vector_RME)
+    assert build._run(workspace.root, RUN, fingerprint(workspace, RUN)) is again
+
+
+def described(rows: int) -> pa.Table:
+    """Metadata of so many recordings."""
+    text = {name: [f"{name}-{row}" for row in range(rows)] for name in METADATA.names}
+    numbers = {"label": [None, 1] * (rows // 2), "age": [30.0] * rows, "segments": [3] * rows}
+    few = {"modality": ["audio", "eeg"] * (rows // 2), "role": ["test"] * rows}
+    return pa.table({**text, **numbers, **few}).cast(METADATA)
+
+
+@pytest.fixture
+def settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[pa.Table], str]:
+    """The version that rows are published as, where it is there already."""
+    monkeypatch.setattr(build, "fingerprint", lambda *_: "weights")
+    monkeypatch.setattr(
+        build, "_published", lambda workspace, version: SimpleNamespace(version=version, kind="", recall={})
+    )
+    monkeypatch.setattr(store, "point_to", lambda *_: None)
+    run: Any = SimpleNamespace(run_id=RUN, features_digest="f", config=Config())
+    return lambda metadata: build.publish_rows(Config(workspace=str(tmp_path)), run, metadata).version
+
+
+def test_equal_rows_are_one_version_however_their_table_is_put_together(settled: Callable[[pa.Table], str]) -> None:
+    table = described(10_000)
+    whole = settled(table)
+    pieces = pa.concat_tables([table.slice(0, 1), table.slice(1, 5000), table.slice(5001)])
+    copied = pa.Table.from_pylist(table.to_pylist(), schema=METADATA)
+    assert settled(pieces) == settled(copied) == settled(pa.concat_tables([table, table]).slice(10_000)) == whole
+    ages = pa.array([30.0] * 9_999 + [31.0], pa.float32())
+    at = METADATA.get_field_index("age")
+    assert settled(table.set_column(at, METADATA.field(at), ages)) != whole
+    assert settled(table.take(list(range(9_999, -1, -1)))) != whole
+
+
+def test_what_publishing_holds_in_python_does_not_grow_with_the_recordings(
+    settled: Callable[[pa.Table], str],
+) -> None:
+    peaks = []
+    for rows in (10_000, 40_000):
+        table = described(rows)
+        tracemalloc.start()
+        settled(table)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
 
 
 def all_tables(workspace: Workspace, config: Config) -> list[tuple[str, ...]]:
@@ -321,6 +427,21 @@ def test_an_object_stores_index_is_copied_once_and_a_rotten_copy_is_fetched_agai
     np.testing.assert_array_equal(again.vectors["eeg"].vector(3), first.vectors["eeg"].vector(3))
     assert [path.name for path in cached.parent.iterdir()] == [cached.name]
     assert version in cached.name
+
+
+def test_an_object_stores_index_is_never_read_whole_into_memory(
+    copy: tuple[Workspace, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    real, read = Workspace.read_bytes, []
+
+    def read_bytes(self: Workspace, *parts: str) -> bytes:
+        read.append(parts[-1])
+        return real(self, *parts)
+
+    monkeypatch.setattr(Workspace, "read_bytes", read_bytes)
+    store.open_index(_Remote(copy[0].root))
+    assert sorted(read) == ["current", "manifest.json"]
 
 
 def test_copies_long_unused_make_room_and_a_deleted_version_leaves_no_piece(

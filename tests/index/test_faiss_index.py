@@ -12,6 +12,7 @@ from mmray.config import Index
 from mmray.errors import ConfigError, WorkspaceError
 from mmray.index import faiss_index, recall
 from mmray.index.base import VectorIndex
+from tests.index.full_disk import room_for
 
 
 def unit(rng: np.random.Generator, rows: int, width: int) -> np.ndarray:
@@ -180,3 +181,19 @@ def test_a_file_that_is_not_faiss_is_a_workspace_error(tmp_path: Path) -> None:
     (tmp_path / "x.faiss").write_bytes(b"not an index")
     with pytest.raises(WorkspaceError, match=r"x\.faiss"):
         faiss_index.read(tmp_path / "x.faiss", Index())
+
+
+@pytest.mark.parametrize("lacking", [10, 40_000])  # of the last bytes that do not fit, faiss itself says nothing
+@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+def test_a_folder_without_room_for_the_vectors_is_named_with_what_is_needed(
+    tmp_path: Path, kind: str, lacking: int
+) -> None:
+    vectors = unit(np.random.default_rng(0), 10_000, 16)
+    faiss_index.write(vectors, Index(), kind, tmp_path / "v")
+    size = (tmp_path / "v").stat().st_size
+    with (
+        room_for(size - lacking),
+        pytest.raises(WorkspaceError, match=r"does not hold v, 0\.6 MiB .*TMPDIR") as refused,
+    ):
+        faiss_index.write(vectors, Index(), kind, tmp_path / "v")
+    assert str(tmp_path) in str(refused.value)

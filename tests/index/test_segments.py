@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 
 from mmray.errors import WorkspaceError
 from mmray.index import segments
+from tests.index.full_disk import room_for
 
 
 def made(path: Path, counts: list[int], rng: np.random.Generator) -> segments.SegmentVectors:
@@ -58,3 +59,16 @@ def test_a_file_that_holds_no_segments_is_refused_by_name(tmp_path: Path) -> Non
     (tmp_path / "s.safetensors").write_bytes(b"not segments")
     with pytest.raises(WorkspaceError, match=r"s\.safetensors"):
         segments.read(tmp_path / "s.safetensors")
+
+
+def test_a_files_room_is_taken_before_anything_is_filled_in(tmp_path: Path) -> None:
+    segments.create(tmp_path / "s", np.array([100_000]), 8)
+    told = (tmp_path / "s").stat()
+    assert told.st_size > 1_600_000
+    assert told.st_blocks * 512 >= told.st_size  # a hole takes none
+
+
+def test_a_folder_without_room_for_the_segments_is_named_with_what_is_needed(tmp_path: Path) -> None:
+    with room_for(500_000), pytest.raises(WorkspaceError, match=r"does not hold s, 1\.9 MiB .*TMPDIR") as refused:
+        segments.create(tmp_path / "s", np.array([100_000]), 8)
+    assert str(tmp_path) in str(refused.value)

@@ -91,6 +91,51 @@ def test_a_version_of_another_mmray_is_named_among_the_others(config: Config) ->
     assert list(told.unreadable) == [second]
 
 
+def test_a_deleted_version_is_gone_and_no_rollback_goes_there(
+    config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace = Workspace(config.workspace)
+    first, second, third = (
+        store.current(workspace),
+        another(config, kind="hnsw").version,
+        another(config, kind="sq").version,
+    )
+    assert main(["index", "delete", second, "--workspace", config.workspace, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"version": second, "current": third}
+    assert store.published(workspace) == sorted([first, third])
+    assert not workspace.exists("index", second)
+    assert store.history(workspace) == [first, third]
+    assert versions.rollback(config).version == first
+
+
+def test_the_current_version_is_not_deleted_and_the_error_says_what_to_do_first(
+    config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace = Workspace(config.workspace)
+    first, second = store.current(workspace), another(config, kind="hnsw").version
+    assert main(["index", "delete", second, "--workspace", config.workspace]) == 4
+    assert "mmray index rollback" in capsys.readouterr().err
+    versions.publish(config, first)
+    assert versions.delete(config, second).current == first
+
+
+def test_what_a_killed_build_left_of_a_version_can_be_deleted(config: Config) -> None:
+    workspace = Workspace(config.workspace)
+    second = another(config, kind="hnsw").version
+    versions.rollback(config)
+    Path(workspace.path("index", second, "manifest.json")).unlink()
+    versions.delete(config, second)
+    assert not workspace.exists("index", second)
+
+
+@pytest.mark.parametrize("version", ["nothing", "../runs", "", ".", "current", "history.json"])
+def test_deleting_what_is_no_version_is_refused_and_removes_nothing(config: Config, version: str) -> None:
+    before = sorted(Path(config.workspace).rglob("*"))
+    with pytest.raises(WorkspaceError, match="mmray index versions"):
+        versions.delete(config, version)
+    assert sorted(Path(config.workspace).rglob("*")) == before
+
+
 @pytest.mark.parametrize("written", ["current", "history.json"])
 def test_a_publisher_killed_between_pointer_and_history_loses_no_version(
     config: Config, monkeypatch: pytest.MonkeyPatch, written: str
