@@ -252,7 +252,11 @@ def sensitivity(told: Told) -> str:
     if "search_importance" in told.tables:
         body = [[row["parameter"], f"{100 * row['share']:.0f} %"] for row in told.tables["search_importance"]]
         parts.append(grid(["parameter", "share"], body))
-    names = [name for name in ("sensitivity", "search", "search_importance") if name in told.tables]
+    failed = told.tables.get("search_failures", [])
+    if failed:
+        parts.append(said(f"{len(failed)} samples of the search could not be fitted, as: {failed[0]['error']}"))
+    kept = ("sensitivity", "search", "search_failures", "search_importance")
+    names = [name for name in kept if name in told.tables]
     return "".join(parts) + files_of(*names)
 
 

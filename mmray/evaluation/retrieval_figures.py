@@ -72,7 +72,7 @@ def figures(paired: Paired, settings: config.Evaluate, seed: int, ceilings: Ceil
             ]
         if not several:
             score_UU = paired.vector_UD[query] @ gallery_UD.T
-            metrics += _label_retrieval(direction, score_UU, paired, settings, seed, ceiling)
+            metrics += _label_retrieval(direction, score_UU, paired, settings, seed)
     return metrics
 
 
@@ -165,7 +165,6 @@ def _label_retrieval(
     paired: Paired,
     settings: config.Evaluate,
     seed: int,
-    ceiling: Mapping[str, float],
 ) -> list[Metric]:
     """MAP of equal labels among *other* subjects: the query's own partner would be a hit for its identity alone.
 
@@ -204,7 +203,6 @@ def _label_retrieval(
             queries=int(answerable.sum()),
             gallery=len(rows) - 1,
             chance=float(chance),
-            ceiling=ceiling.get("mAP"),
             p_value=float(p_value[0]),
             **ends(interval),
         )

@@ -393,6 +393,17 @@ def test_a_search_is_shown_where_one_was_made(tmp_path, summary):
     assert "figure-search" not in made_report.page(summary)
 
 
+def test_samples_that_could_not_be_fitted_are_counted_with_a_reason(tmp_path):
+    workspace = made_report.leave(tmp_path)
+    fitted = made_report.search_table()
+    failed = fitted.slice(0, 2).set_column(fitted.column_names.index("error"), "error", [["model: <too wide>"] * 2])
+    workspace.write_table(pa.concat_tables([fitted, failed]), "sweeps", "made", "search.parquet")
+    told = made_report.report(workspace)
+    assert "2 samples of the search could not be fitted, as: model: &lt;too wide&gt;" in made_report.page(told)
+    assert len(made_report.table(told, "search_failures")) == 2
+    assert len(made_report.table(told, "search")) == 12
+
+
 def test_files_of_an_older_report_disappear(tmp_path):
     workspace = made_report.leave(tmp_path)
     workspace.write_table(made_report.search_table(), "sweeps", "made", "search.parquet")
