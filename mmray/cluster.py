@@ -13,8 +13,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -42,6 +43,7 @@ _ENVIRONMENT = {
 }
 # the node's address becomes 127.0.0.1, and Ray's own processes then listen on loopback alone
 _ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+_EXECUTION_S = 60.0  # for an execution of Ray Data's to end
 _LOOK_S = 2.0  # between looks at the nodes while some are missing
 _KILLED = (
     "was killed, mostly for want of memory; what is finished is kept: run the same command again, with a lower "
@@ -247,6 +249,33 @@ def data() -> Any:
 
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     return ray.data
+
+
+@contextmanager
+def rows(dataset: Any) -> Iterator[Iterator[dict[str, Any]]]:
+    """A dataset's rows for the block; its execution is over when the block is left, also early.
+
+    `Dataset.iter_rows` leaves threads behind that ask Ray for more, and where one asks after the session's end, Ray
+    ends the whole process with code 1, before it has said why it stopped.
+    """
+    found = _fetched(dataset)
+    try:
+        yield found
+    finally:
+        found.close()
+        for thread in threading.enumerate():
+            if thread.name.startswith("StreamingExecutor"):  # Ray itself waits for 2 s alone
+                thread.join(_EXECUTION_S)
+
+
+def _fetched(dataset: Any) -> Generator[dict[str, Any]]:
+    """Rows, by no other thread than the caller's and the execution's own."""
+    import ray
+    from ray.data.block import BlockAccessor
+
+    for bundle in dataset.iter_internal_ref_bundles():
+        for block in ray.get(bundle.block_refs):
+            yield from BlockAccessor.for_block(block).iter_rows(public_row_format=True)
 
 
 def map(

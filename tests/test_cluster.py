@@ -189,8 +189,9 @@ def test_a_worker_that_dies_while_it_starts_holds_nothing_up() -> None:
 
 
 def is_starting_worker(process: psutil.Process) -> bool:
+    """Told by one look: between a look at its name and one at its command line a child can have become the raylet."""
     try:
-        return process.name() != "raylet" and "/default_worker.py --node" in " ".join(process.cmdline())
+        return any(part.endswith("/default_worker.py") for part in process.cmdline())
     except psutil.Error:
         return False
 

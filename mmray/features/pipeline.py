@@ -13,7 +13,8 @@ import itertools
 import json
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -106,8 +107,12 @@ def prepare(config: Config, strict: bool = False) -> PrepareSummary:
     outcomes: dict[str, Outcome] = {}
     began_s = time.time()
     with workspace.tidied("features", key):
-        with cluster.session(config.cluster), progress.bar("prepare", len(recordings)) as advance:
-            for outcome in _run(recordings, config, key):
+        with (
+            cluster.session(config.cluster),
+            progress.bar("prepare", len(recordings)) as advance,
+            closing(_run(recordings, config, key)) as found,
+        ):
+            for outcome in found:
                 if outcome.status == "stopped":
                     raise _STOPS.get(outcome.exit_code, MmrayError)(outcome.reason)
                 outcomes[outcome.recording_id] = outcome
@@ -137,7 +142,7 @@ def _require_one_a_trial(recordings: list[Recording]) -> None:
             )
 
 
-def _run(recordings: list[Recording], config: Config, key: str) -> Iterator[Outcome]:
+def _run(recordings: list[Recording], config: Config, key: str) -> Generator[Outcome]:
     """Outcomes as they come. One execution for all: starting one costs as much as preparing a recording."""
     import ray.exceptions
 
@@ -157,8 +162,9 @@ def _run(recordings: list[Recording], config: Config, key: str) -> Iterator[Outc
         # fits, so that a core whose task ends waits for its next look, a tenth of a second. Ray's own queue does not.
         dataset.context.op_resource_reservation_enabled = False
     try:
-        for row in dataset.iter_rows():
-            yield Outcome(**row)
+        with cluster.rows(dataset) as rows:
+            for row in rows:
+                yield Outcome(**row)
     except (
         ray.exceptions.WorkerCrashedError,
         ray.exceptions.RayActorError,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -246,9 +247,11 @@ def _gather(
                 before.segments[modality].start_s(old).tobytes(),
             )
     items = pa.concat_tables(missing)
-    for one in _embedded(config, run, manifest.model, items) if items.num_rows else ():
-        vectors[one["modality"]][one["row"]] = one["vector"]
-        segment_file.fill(behind[one["modality"]], one["row"], one["z"], one["start_s"])
+    if items.num_rows:
+        with closing(_embedded(config, run, manifest.model, items)) as told:
+            for one in told:
+                vectors[one["modality"]][one["row"]] = one["vector"]
+                segment_file.fill(behind[one["modality"]], one["row"], one["z"], one["start_s"])
     return vectors, files, metadata.num_rows - items.num_rows
 
 
@@ -275,7 +278,7 @@ def _stored(before: store.OpenIndex | None, modality: str, rows: pa.Table) -> ND
     return stored_N
 
 
-def _embedded(config: Config, run: LoadedRun, model: str, items: pa.Table) -> Iterator[dict[str, Any]]:
+def _embedded(config: Config, run: LoadedRun, model: str, items: pa.Table) -> Generator[dict[str, Any]]:
     """Recordings with their vectors, as they come; one Ray Data row each.
 
     Args:
@@ -303,8 +306,8 @@ def _embedded(config: Config, run: LoadedRun, model: str, items: pa.Table) -> It
         blocks = max(1, min(items.num_rows // _BLOCK, 4 * slots))
         data = cluster.data().from_arrow(items, override_num_blocks=blocks)
         data = data.map(embed, num_cpus=cpus, **placement.options(want.where))
-        with progress.bar("index", items.num_rows) as advance:
-            for row in data.iter_rows():
+        with progress.bar("index", items.num_rows) as advance, cluster.rows(data) as rows:
+            for row in rows:
                 if row["error"]:
                     raise WorkspaceError(f"{row['error']}; run `mmray prepare` again")
                 yield row

@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 import zipfile
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +56,12 @@ def write_recordings(workspace: Path, recordings) -> None:
 
 def read_recordings(workspace: Path) -> list:
     return recordings_of(Workspace(str(workspace)).read_table("recordings.parquet"))
+
+
+def asking() -> list[str]:
+    """This process's threads in which Ray Data asks Ray for something."""
+    names = ("StreamingExecutor", "ray-data-", "iter_threaded", "Prefetcher")
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(names)]
 
 
 def rows_of(workspace: Path) -> dict[str, bytes]:
@@ -369,6 +376,24 @@ def test_a_workspace_that_cannot_be_written_is_said_and_nothing_is_published(stu
     with pytest.raises(WorkspaceError, match="cannot"):
         pipeline.prepare(config_of(tmp_path))
     assert [path.name for path in folder.iterdir()] == ["audio"]
+
+
+def test_a_run_that_stops_early_leaves_no_thread_of_ray_datas_behind(study, ray_session, tmp_path, monkeypatch):
+    """Ray would end the process, before it has said why, where one asked for something after the session's end."""
+
+    @contextmanager
+    def interrupted(*_):
+        def advance(**_):
+            raise KeyboardInterrupt
+
+        yield advance
+
+    write_recordings(tmp_path, study)
+    monkeypatch.setattr(pipeline.progress, "bar", interrupted)
+    with pytest.raises(KeyboardInterrupt) as raised:
+        pipeline.prepare(config_of(tmp_path))
+    assert raised.tb  # which holds the frames of what would go on
+    assert asking() == []
 
 
 def test_a_task_that_no_node_can_hold_is_a_resource_error(study, ray_session, tmp_path):
