@@ -26,6 +26,7 @@ from mmray.serving.guard import Guard, is_loopback
 from mmray.storage import Workspace
 
 if TYPE_CHECKING:
+    from ray.serve.config import HTTPOptions
     from starlette.types import ASGIApp
 
     from mmray.serving.live import Live
@@ -60,7 +61,7 @@ def serve(config: Config, key: str | None = None) -> None:
         key: what callers must send; None makes one and prints it in a link.
 
     Raises:
-        ConfigError: the key is too short.
+        ConfigError: the key is too short, or Serve runs on the cluster with another host, port or time limit.
         WorkspaceError: there is no whole index, or its run is damaged, edited or of other weights by now.
         ResourceError: the port is taken, or Ray or a replica does not start.
     """
@@ -117,6 +118,22 @@ def _refuse_far_replicas(host: str) -> None:
         )
 
 
+def _refuse_another_place(wanted: HTTPOptions) -> None:
+    """Serve keeps the place and the time limit that it was started with; of others it logs a warning."""
+    from ray.serve.context import _get_global_client  # as serve.start asks; no public call tells
+
+    running = _get_global_client(raise_if_no_controller_running=False)
+    if running is None:
+        return
+    for name in ("host", "port", "request_timeout_s"):
+        there, here = getattr(running.http_config, name), getattr(wanted, name)
+        if there != here:
+            raise ConfigError(
+                f"serve: Serve runs on this cluster with {name} {there} and keeps it; {here} is asked for. Run "
+                "`serve shutdown` on the cluster first, or keep serve.host, serve.port and serve.request_timeout_s"
+            )
+
+
 def _is_loopback_host(host: str) -> bool:
     return host == "localhost" or is_loopback((host, 0))
 
@@ -145,6 +162,7 @@ def deploy(config: Config, key: str | None) -> Endpoint:
     )
     # on loopback one front is enough, and a second node on this machine could not have the port as well
     fronts = "HeadOnly" if _is_loopback_host(settings.host) else "EveryNode"
+    _refuse_another_place(http_options)
     with suppress(RayActorError):  # of a front that was killed as it started: Serve's controller makes another
         ray_serve.start(proxy_location=fronts, http_options=http_options, logging_config=_LOGGING)
     try:

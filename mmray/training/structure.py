@@ -24,6 +24,7 @@ from mmray.features.table import Segments
 from mmray.graphs.adjacency import dense_adjacency
 from mmray.graphs.structural import Mask
 from mmray.graphs.structural_memo import Entry, StructuralMemo, topologies, work_out
+from mmray.models import registry
 from mmray.models.system import System
 from mmray.storage import Workspace
 
@@ -52,8 +53,15 @@ def prepare(settings: Config, segments: dict[str, Segments]) -> None:
             workspace.write_bytes(save_arrays(_arrays(memo)), *_place(settings, modality))
 
 
-def recall(settings: Config, model: System) -> None:
-    """Give a strucgcn what `prepare` published; any other system stays as it is. Raises as `prepare`."""
+def untrained(settings: Config, segments: dict[str, Segments], classes: int) -> System:
+    """The system as a fit begins: weights of the config's seed, and a strucgcn with what `prepare` published.
+
+    Raises:
+        ConfigError: no system is called so, or the settings fit none.
+        WorkspaceError: as `prepare`.
+    """
+    torch.manual_seed(settings.seed)
+    model = registry.build(settings.model, {m: part.shape for m, part in segments.items()}, classes)
     if settings.model.name == "strucgcn":
         from mmray.models.baselines.strucgcn import StrucGCN  # brings torch's compiler, which others do without
 
@@ -61,6 +69,7 @@ def recall(settings: Config, model: System) -> None:
         workspace = Workspace(settings.workspace)
         for modality in model.modalities:
             model.memo(modality).entries |= _read(workspace, settings, modality).entries
+    return model
 
 
 def remember(model: System, modality: str, weight_SNN: Tensor) -> None:

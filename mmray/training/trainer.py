@@ -30,8 +30,6 @@ from mmray.errors import ConfigError, MmrayError, ResourceError, WorkspaceError
 from mmray.evaluation import table
 from mmray.features.table import Segments
 from mmray.features.table import load as load_segments
-from mmray.models import registry
-from mmray.models.system import System
 from mmray.placement import Want
 from mmray.recordings import catalogue, splits
 from mmray.recordings.splits import Fold
@@ -134,7 +132,7 @@ def _fit_and_keep(workspace: Workspace, settings: Config, run_id: str, fold: Fol
         segments = segments_of(workspace, settings, fold)
         structure.prepare(settings, segments)
         state = fit_run(workspace, settings, run_id, segments, fold)
-        model = _new_model(settings, segments, classes_of(workspace))
+        model = structure.untrained(settings, segments, classes_of(workspace))
         load_weights(model, state.part("best"), f"workspace {workspace.root}: runs/{run_id}/{CHECKPOINT}")
         if model.neighbours:
             training = results.chosen(segments, fold.train)
@@ -208,13 +206,6 @@ def recorded(workspace: Workspace, settings: Config, fold: Fold) -> dict[str, Se
     """Prepared segments of everybody in a fold."""
     digest, subjects = config.digest(settings.features), {*fold.train, *fold.validation, *fold.test}
     return {modality: load_segments(workspace, digest, modality, subjects) for modality in MODALITIES}
-
-
-def _new_model(settings: Config, segments: dict[str, Segments], classes: int) -> System:
-    torch.manual_seed(settings.seed)
-    model = registry.build(settings.model, {m: part.shape for m, part in segments.items()}, classes)
-    structure.recall(settings, model)
-    return model
 
 
 def classes_of(workspace: Workspace) -> int:
@@ -298,7 +289,7 @@ def _fit_here(
         tell(state.history[-1])
 
     loop.fit(
-        _new_model(settings, segments, classes_of(workspace)),
+        structure.untrained(settings, segments, classes_of(workspace)),
         results.chosen(segments, fold.train),
         results.chosen(segments, fold.validation),
         settings.train,

@@ -20,7 +20,6 @@ from mmray.evaluation import classification
 from mmray.evaluation.paired import paired_vectors
 from mmray.evaluation.trials import TRIALS, Row
 from mmray.features.table import Segments
-from mmray.models import registry
 from mmray.models.system import System
 from mmray.recordings.splits import Fold
 from mmray.schema import MODALITIES
@@ -92,9 +91,7 @@ def best_of(
         ConfigError: the settings or the people allow no fit; see `loop.fit`.
         WorkspaceError: as `run`.
     """
-    torch.manual_seed(settings.seed)
-    model = registry.build(settings.model, {m: part.shape for m, part in segments.items()}, classes)
-    structure.recall(settings, model)
+    model = structure.untrained(settings, segments, classes)
     training, validation = results.chosen(segments, fold.train), results.chosen(segments, fold.validation)
     if fit is None:
         fitted = loop.fit(model, training, validation, settings.train, settings.seed)

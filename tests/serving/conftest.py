@@ -8,7 +8,7 @@ import pytest
 
 from mmray.config import Config, from_dict
 from mmray.index.build import build_index
-from tests.serving.served import RESIZABLE, Served, serving
+from tests.serving.served import DEPLOYING, Served, serving
 from tests.small_run import built_once, make_run
 
 
@@ -54,5 +54,5 @@ def two_models(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Conf
 def pair(two_models: Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """An endpoint with two replicas, or with as many as a test asks it for."""
     folder = tmp_path_factory.mktemp("serve")
-    with serving(two_models, folder, cpus=6, start=RESIZABLE, replicas=2, refresh_s=0.2) as endpoint:
+    with serving(two_models, folder, cpus=6, start=DEPLOYING, replicas=2, refresh_s=0.2) as endpoint:
         yield endpoint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -25,18 +26,22 @@ from mmray.config import Config, from_dict
 
 ROOT = Path(__file__).parents[2]
 START = "import sys; from mmray import config; from mmray.serving.app import serve; serve(config.load(sys.argv[1]))"
-# as START, and deploys itself anew, beside what serves, with as many replicas as each line of stdin says
-RESIZABLE = """
-import sys
+# as START, and deploys itself anew, beside what serves, with the settings of `serve` that each line of stdin says
+DEPLOYING = """
+import json, sys
 from mmray import config
+from mmray.errors import ConfigError
 from mmray.serving import app
 settings = config.load(sys.argv[1])
 with app.running(settings) as endpoint:
     print(f"key: {endpoint.key}\\n{endpoint.link}", flush=True)
     for line in sys.stdin:
-        size = settings.serve.model_copy(update={"replicas": int(line)})
-        app.deploy(settings.model_copy(update={"serve": size}), endpoint.key)
-        print("resized", flush=True)
+        changed = settings.serve.model_copy(update=json.loads(line))
+        try:
+            app.deploy(settings.model_copy(update={"serve": changed}), endpoint.key)
+            print("deployed", flush=True)
+        except ConfigError as error:
+            print(f"not deployed: {error}", flush=True)
 """
 
 
@@ -70,17 +75,18 @@ class Served:
                     found.append(process)
         return found
 
-    def resize(self, replicas: int) -> None:
-        """Have it deployed anew with this many replicas, and wait for that; for an endpoint of RESIZABLE."""
+    def deploy(self, **changed: Any) -> str:
+        """Have it deployed anew with these settings of `serve`, and what it says; for an endpoint of DEPLOYING."""
         assert self.process.stdin is not None
-        done = self.output.read_text().count("resized")
-        self.process.stdin.write(f"{replicas}\n")
+        before = len(self.output.read_text())
+        self.process.stdin.write(json.dumps(changed) + "\n")
         self.process.stdin.flush()
         end = time.monotonic() + 120
-        while self.output.read_text().count("resized") == done:
+        while not (said := re.search(r"^(not )?deployed.*\n", self.output.read_text()[before:], re.MULTILINE)):
             assert self.process.poll() is None, self.output.read_text()
             assert time.monotonic() < end, self.output.read_text()
             time.sleep(0.1)
+        return said[0].strip()
 
     def logs(self) -> str:
         """All that this Ray session, HAProxy and the process itself have written."""

@@ -96,9 +96,9 @@ def test_no_request_fails_while_models_are_exchanged_and_replicas_die_come_and_g
                 killed = pair.replicas()[0]
                 os.kill(killed.pid, signal.SIGKILL)
             if swap == 10:
-                pair.resize(3)
+                pair.deploy(replicas=3)
             if swap == 15:
-                pair.resize(2)
+                pair.deploy(replicas=2)
             time.sleep(0.5)
         wait_for(lambda: len(pair.replicas()) == 2)
         before = load.versions.copy()
@@ -110,3 +110,11 @@ def test_no_request_fails_while_models_are_exchanged_and_replicas_die_come_and_g
     print(f"{sum(load.versions.values())} answered, {len(load.failures)} failed, {dict(load.versions)}")
     assert load.failures == []
     assert min(load.versions[version] for version in versions) > 50
+
+
+def test_another_port_is_refused_while_serve_runs(pair: Served) -> None:
+    """Serve would keep the old one with a warning in its log, and the new one be waited for in vain."""
+    said = pair.deploy(port=pair.port + 1)
+    assert said.startswith(f"not deployed: serve: Serve runs on this cluster with port {pair.port} and keeps it")
+    with pair.client() as client:
+        assert client.get("/healthz").status_code == 200

@@ -10,7 +10,6 @@ from mmray import config
 from mmray.errors import WorkspaceError
 from mmray.features.table import load
 from mmray.graphs.structural import structural_similarity
-from mmray.models.registry import build
 from mmray.storage import Workspace
 from mmray.training import structure
 from mmray.training.batches import graphs
@@ -25,9 +24,7 @@ def study(tmp_path, prepared):
 
 
 def recalled(settings, segments):
-    model = build(settings.model, {m: part.shape for m, part in segments.items()}, classes=2)
-    structure.recall(settings, model)
-    return model
+    return structure.untrained(settings, segments, classes=2)
 
 
 def test_what_is_recalled_is_what_the_definition_gives(study):
