@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-WAYS = ("eeg->audio", "audio->eeg")
+WAYS = {"eeg->audio": "EEG to voice", "audio->eeg": "voice to EEG"}
 Rows = list[dict[str, Any]]
 
 
@@ -64,7 +64,7 @@ def main(folder: Path) -> None:
                 if row is None or row["band_low"] is None:
                     bands += ["-", "-"]
                     continue
-                outside = "" if row["band_low"] <= row["value"] <= row["band_high"] else " **outside**"
+                outside = "" if row["band_low"] - 1e-9 <= row["value"] <= row["band_high"] + 1e-9 else " **outside**"
                 bands += [
                     f"{row['value']:.3f} ({row['band_low']:.3f}-{row['band_high']:.3f}){outside}",
                     chance(row["p"]),
@@ -86,7 +86,10 @@ def main(folder: Path) -> None:
         "p",
     ]
     table(head, found)
-    table(["system", *(f"{m} {way}" if i == 0 else "p" for way in WAYS for m in ("R@1", "mAP") for i in (0, 1))], band)
+    table(
+        ["system", *(f"{m} {w}" if i == 0 else "p" for w in WAYS.values() for m in ("R@1", "mAP") for i in (0, 1))],
+        band,
+    )
     for rows, label in ((pairs, "pair"), (read(folder, "ablation"), "ablation")):
         metrics = ("R@1", "MRR", "cross_entropy", "balanced_accuracy")
         both = list(dict.fromkeys((row["first"], row["second"]) for row in rows))
