@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from mmray import cluster, keeper, placement
-from mmray.config import Config
+from mmray.config import Config, Serve
 from mmray.errors import ConfigError, ResourceError
 from mmray.index import store
 from mmray.placement import Want
@@ -26,7 +26,6 @@ from mmray.serving.guard import Guard, is_loopback
 from mmray.storage import Workspace
 
 if TYPE_CHECKING:
-    from ray.serve.config import HTTPOptions
     from starlette.types import ASGIApp
 
     from mmray.serving.live import Live
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 
 _NAME = "mmray"
 _READY_S = 120.0
+_LATER_S = 5  # Serve's own limit: the guard's comes first and says more
 _SHORTEST_KEY = 16
 _WILDCARDS = (
     "0.0.0.0",  # nosec B104 # compared, not bound
@@ -118,19 +118,21 @@ def _refuse_far_replicas(host: str) -> None:
         )
 
 
-def _refuse_another_place(wanted: HTTPOptions) -> None:
+def _refuse_another_place(settings: Serve) -> None:
     """Serve keeps the place and the time limit that it was started with; of others it logs a warning."""
     from ray.serve.context import _get_global_client  # as serve.start asks; no public call tells
 
     running = _get_global_client(raise_if_no_controller_running=False)
     if running is None:
         return
-    for name in ("host", "port", "request_timeout_s"):
-        there, here = getattr(running.http_config, name), getattr(wanted, name)
-        if there != here:
+    there = running.http_config
+    limit_s = there.request_timeout_s and round(there.request_timeout_s - _LATER_S, 6)  # as it was set, to the digit
+    for name, kept in {"host": there.host, "port": there.port, "request_timeout_s": limit_s}.items():
+        asked = getattr(settings, name)
+        if kept != asked:
             raise ConfigError(
-                f"serve: Serve runs on this cluster with {name} {there} and keeps it; {here} is asked for. Run "
-                "`serve shutdown` on the cluster first, or keep serve.host, serve.port and serve.request_timeout_s"
+                f"serve: Serve runs on this cluster with serve.{name}={kept} and keeps it; {asked} is asked for. Run "
+                f"`serve shutdown` on the cluster first, or keep serve.{name}"
             )
 
 
@@ -158,11 +160,11 @@ def deploy(config: Config, key: str | None) -> Endpoint:
     http_options = HTTPOptions(
         host=settings.host,
         port=settings.port,
-        request_timeout_s=settings.request_timeout_s + 5,  # the guard's own limit comes first and says more
+        request_timeout_s=settings.request_timeout_s + _LATER_S,
     )
     # on loopback one front is enough, and a second node on this machine could not have the port as well
     fronts = "HeadOnly" if _is_loopback_host(settings.host) else "EveryNode"
-    _refuse_another_place(http_options)
+    _refuse_another_place(settings)
     with suppress(RayActorError):  # of a front that was killed as it started: Serve's controller makes another
         ray_serve.start(proxy_location=fronts, http_options=http_options, logging_config=_LOGGING)
     try:

@@ -115,6 +115,6 @@ def test_no_request_fails_while_models_are_exchanged_and_replicas_die_come_and_g
 def test_another_port_is_refused_while_serve_runs(pair: Served) -> None:
     """Serve would keep the old one with a warning in its log, and the new one be waited for in vain."""
     said = pair.deploy(port=pair.port + 1)
-    assert said.startswith(f"not deployed: serve: Serve runs on this cluster with port {pair.port} and keeps it")
+    assert said.startswith(f"not deployed: serve: Serve runs on this cluster with serve.port={pair.port} and keeps it")
     with pair.client() as client:
         assert client.get("/healthz").status_code == 200
